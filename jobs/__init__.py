@@ -1,0 +1,1 @@
+"""The command line and all that runs on Ray: maps the library's functions over units of work."""

@@ -1,0 +1,380 @@
+"""`reeltable`: the command line. Results on stdout, progress and complaints on stderr.
+
+Exit codes: 0 all done; 3 done, with failures new in this run; 2 bad usage or config; 1 the job failed.
+Heavy imports wait until a command needs them, so that `--help` and a run with nothing to do are quick.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from enum import IntEnum
+from typing import Annotated, Any, NoReturn, TypeVar
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import __version__
+from pipeline.config import Config, ConfigError, load_config
+from pipeline.sources import InputError, Listing, list_sources
+
+T = TypeVar("T")
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class Exit(IntEnum):
+    """What the shell or a scheduler is told."""
+
+    OK = 0
+    JOB_FAILED = 1
+    USAGE = 2
+    SOME_FAILED = 3
+
+
+app = typer.Typer(
+    name="reeltable",
+    help="Turn a lake of videos into Parquet tables: what happens in every clip (labels), said in a "
+    "sentence (caption), searchable (embedding), with sound and picture on one clock.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+models = typer.Typer(no_args_is_help=True, help="Bundles: the models that a run can use.")
+app.add_typer(models, name="models")
+
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT…",
+        help="Videos: files, directories, globs, URLs (s3://…), or manifests (.txt, .csv, .parquet "
+        "with a column uri).",
+    ),
+]
+OutDir = Annotated[str, typer.Option("--out", help="Where the tables are: a directory or a URL.")]
+ConfigFile = Annotated[
+    str | None, typer.Option("--config", help="A YAML file, or the name of a shipped config.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as clips.length_s=2."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for a program to read.")]
+Day = Annotated[
+    str | None, typer.Option("--date", help="Logical date of new rows, 2026-01-31; default: today, UTC.")
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Ray cluster to join; default: RAY_ADDRESS, else a local Ray."),
+]
+RetryFailures = Annotated[
+    bool, typer.Option("--retry-failures", help="Take units that failed in an earlier run again.")
+]
+MaxFailedShare = Annotated[
+    float | None,
+    typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    if version:
+        out.print(f"reeltable {__version__}", highlight=False)
+        raise typer.Exit(Exit.OK)
+
+
+@app.command()
+def run(
+    inputs: Inputs,
+    out_dir: OutDir,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    day: Day = None,
+    address: Address = None,
+    retry_failures: RetryFailures = False,
+    max_failed_share: MaxFailedShare = None,
+    as_json: AsJson = False,
+) -> None:
+    """Plan, decode, encode and write the tables; what is done already is left alone.
+
+    Examples:
+
+      reeltable run videos/ --out tables
+
+      reeltable run s3://lake/2026/ --out s3://tables --config embedded --set clips.length_s=2
+    """
+    config = _load(config_file, overrides)
+    listing = _list(inputs)
+    report = _run(listing, out_dir, config, _day(day), address, retry_failures, as_json)
+    raise typer.Exit(_exit_code(report, max_failed_share))
+
+
+def _run(
+    listing: Listing,
+    out_dir: str,
+    config: Config,
+    day: str,
+    address: str | None,
+    retry_failures: bool,
+    as_json: bool,
+) -> Any:
+    from jobs.progress import progress_printer
+    from jobs.run import run as run_job
+
+    with progress_printer(err) as on_progress:
+        report = _guarded(
+            lambda: run_job(
+                listing,
+                out_dir,
+                config,
+                dt=day,
+                address=address,
+                retry_failures=retry_failures,
+                on_progress=on_progress,
+            )
+        )
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        _print_report(report, out_dir)
+    return report
+
+
+def _exit_code(report: Any, max_failed_share: float | None) -> Exit:
+    if not report.n_failed:
+        return Exit.OK
+    n_begun = report.n_done + report.n_empty + report.n_failed
+    if max_failed_share is not None and report.n_failed / n_begun > max_failed_share:
+        share = report.n_failed / n_begun
+        err.print(f"error: {share:.0%} of the units failed; --max-failed-share is {max_failed_share:.0%}")
+        return Exit.JOB_FAILED
+    return Exit.SOME_FAILED
+
+
+def _print_report(report: Any, out_dir: str) -> None:
+    if report.state == "nothing_to_do":
+        before = f", {report.n_failed_before} failed before (--retry-failures takes them again)"
+        out.print(
+            f"Nothing to do: all {report.n_units} units of {report.n_videos} videos are in {out_dir}"
+            + (before if report.n_failed_before else ""),
+            highlight=False,
+        )
+        return
+    out.print(
+        f"{report.n_clips} clips of {report.n_videos} videos in {out_dir} "
+        f"({report.n_done} units done, {report.n_empty} empty, {report.n_failed} failed"
+        + (f", {report.n_done_before} done before" if report.n_done_before else "")
+        + ")",
+        highlight=False,
+    )
+    out.print(
+        f"{report.wall_s:.1f} s for {report.video_s:.1f} s of video: plan {report.plan_s:.1f} s, start "
+        f"{report.start_s:.1f} s; over all workers decode {report.decode_s:.1f} s, encode "
+        f"{report.encode_s:.1f} s, commit {report.commit_s:.2f} s",
+        highlight=False,
+    )
+    if report.n_failed:
+        out.print(f"Why units failed stands in {out_dir}/failures", highlight=False)
+
+
+@app.command()
+def plan(
+    inputs: Inputs,
+    out_dir: OutDir,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    retry_failures: RetryFailures = False,
+    as_json: AsJson = False,
+) -> None:
+    """List the units of work that a run would do; decode nothing, write nothing."""
+    from jobs.plan import make_plan
+    from pipeline.tables.ledger import read_ledger
+    from pipeline.tables.store import Store
+
+    config = _load(config_file, overrides)
+    listing = _list(inputs)
+    made = _guarded(
+        lambda: make_plan(listing, config, read_ledger(Store(out_dir)), retry_failures=retry_failures)
+    )
+    if as_json:
+        _print_json(
+            {
+                "bundle": made.bundle.name,
+                "result_digest": made.result_digest,
+                "n_videos": len(made.sources),
+                "n_units": made.n_units,
+                "n_done_before": made.n_done_before,
+                "n_failed_before": made.n_failed_before,
+                "todo": [dataclasses.asdict(unit) for unit in made.todo],
+            }
+        )
+        return
+    table = Table("unit", "start s", "end s", "attempt", "uri", box=None)
+    for unit in made.todo:
+        end = "end" if unit.end_s is None else f"{unit.end_s:g}"
+        table.add_row(unit.unit_id, f"{unit.start_s:g}", end, str(unit.attempt), unit.uri)
+    out.print(table)
+    out.print(
+        f"{len(made.todo)} of {made.n_units} units to do, of {len(made.sources)} videos "
+        f"({made.n_done_before} done before, {made.n_failed_before} failed before)",
+        highlight=False,
+    )
+
+
+@app.command()
+def status(directory: Annotated[str, typer.Argument(metavar="DIR")], as_json: AsJson = False) -> None:
+    """What is in the tables of DIR: done, failed, and how fast the last run was."""
+    from jobs.status import read_status
+
+    found = _guarded(lambda: read_status(directory))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    out.print(
+        f"{found.n_clips} clips of {found.n_videos} videos; {found.n_done} units done, "
+        f"{found.n_empty} empty, {found.n_failed} failed",
+        highlight=False,
+    )
+    for code, count in sorted(found.failures_by_code.items()):
+        out.print(f"  {count} × {code}", highlight=False)
+    if found.last_run is not None:
+        last = found.last_run
+        rate = f", {found.video_s_per_s:.1f} s of video a second" if found.video_s_per_s else ""
+        out.print(f"last run {last['run_id']}: {last['wall_s']:.1f} s{rate}", highlight=False)
+
+
+@app.command()
+def probe(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A path or URL.")], as_json: AsJson = False
+) -> None:
+    """Container and sync facts of one file, without decoding it whole."""
+    from pipeline.media.probe import probe as probe_file
+    from pipeline.records import MediaError
+    from pipeline.understand import media_facts
+
+    try:
+        info = probe_file(file)
+    except MediaError as e:
+        _fail(e.failure.message, Exit.JOB_FAILED)
+    facts = media_facts(info, None) | {"origin_s": float(info.origin_s)}
+    for stream, name in ((info.video, "video"), (info.audio, "audio")):
+        if stream is not None:
+            start_s = float(stream.start_pts * stream.time_base - info.origin_s)
+            facts |= {f"{name}_time_base": str(stream.time_base), f"{name}_start_s": start_s}
+    if info.video and info.audio:
+        facts["av_skew_ms"] = (facts["audio_start_s"] - facts["video_start_s"]) * 1000
+    if as_json:
+        _print_json({"uri": file} | facts)
+        return
+    table = Table(box=None, show_header=False)
+    for name, value in ({"uri": file} | facts).items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+    out.print(table)
+
+
+@app.command()
+def demo(
+    out_dir: OutDir = "demo_out",
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run the main job on real sample videos, offline, and show the first rows."""
+    from jobs.demo import first_rows, sample_videos
+
+    videos = _guarded(sample_videos)
+    report = _run(_list(videos), out_dir, _load(None, overrides), _day(None), None, False, as_json)
+    if not as_json:
+        out.print(f"\nThe tables are in {os.path.abspath(out_dir)}. The first rows of clips/:\n")
+        out.print(first_rows(out_dir))
+    raise typer.Exit(_exit_code(report, None))
+
+
+@models.command("list")
+def models_list(as_json: AsJson = False) -> None:
+    """The bundles that ship with reeltable."""
+    from pipeline.bundles.spec import bundle_names, find_bundle
+
+    specs = [find_bundle(name) for name in bundle_names()]
+    if as_json:
+        _print_json([{"name": s.name, "version": s.version, "digest": s.digest()} for s in specs])
+        return
+    for spec in specs:
+        network = "needs a network" if spec.needs_network else "no network"
+        out.print(f"{spec.name} {spec.version} ({network}): {spec.summary}", highlight=False)
+
+
+@models.command("show")
+def models_show(name: str, as_json: AsJson = False) -> None:
+    """What a bundle is made of: encoders, vocabularies, licences, measured accuracy."""
+    from pipeline.bundles.spec import find_bundle
+
+    spec = _guarded(lambda: find_bundle(name))
+    shown = spec.model_dump(mode="json") | {"digest": spec.digest()}
+    if as_json:
+        _print_json(shown)
+        return
+    import yaml
+
+    out.print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), highlight=False)
+
+
+def _load(config_file: str | None, overrides: list[str] | None) -> Config:
+    try:
+        return load_config(config_file, overrides or ())
+    except ConfigError as e:
+        _fail(str(e), Exit.USAGE)
+
+
+def _list(inputs: list[str]) -> Listing:
+    try:
+        listing = list_sources(inputs)
+    except InputError as e:
+        _fail(str(e), Exit.USAGE)
+    for problem in listing.problems:
+        err.print(f"warning: {problem}")
+    return listing
+
+
+def _day(day: str | None) -> str:
+    if day is None:
+        return datetime.now(UTC).date().isoformat()
+    try:
+        return date.fromisoformat(day).isoformat()
+    except ValueError:
+        _fail(f"--date {day!r}: expected a date such as 2026-01-31", Exit.USAGE)
+
+
+def _guarded(work: Callable[[], T]) -> T:
+    """Do `work`; what a person can mend is one line, not a traceback."""
+    from pipeline.bundles.spec import BundleError
+    from pipeline.tables.store import TableError
+
+    try:
+        return work()
+    except (BundleError, InputError, ConfigError) as e:
+        _fail(str(e), Exit.USAGE)
+    except TableError as e:
+        _fail(str(e), Exit.JOB_FAILED)
+    except KeyboardInterrupt:
+        _fail("stopped; what is committed stays, and the same command goes on from there", Exit.JOB_FAILED)
+
+
+def _fail(message: str, code: Exit) -> NoReturn:
+    err.print(f"error: {message}", markup=False)
+    raise typer.Exit(code)
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def main() -> None:
+    """Entry point of the command."""
+    app()

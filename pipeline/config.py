@@ -1,0 +1,212 @@
+"""Every option, typed and checked. YAML and `--set` in, one validated `Config` and one digest out.
+
+The result digest covers what changes a row (clips, sampling, labels, the bundle), never what only
+changes how fast it is made (everything under `run`).
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+_DEFAULT_ACTIONS = "kinetics400"
+
+
+class ConfigError(Exception):
+    """A config that cannot be used; the message names the key and what was expected."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ClipConfig(_Section):
+    """How a video is cut into clips and how often a clip is looked at."""
+
+    length_s: float = Field(4.0, gt=0, le=600, description="length of a clip")
+    stride_s: float = Field(4.0, gt=0, le=600, description="from one clip's start to the next one's")
+    unit_s: float = Field(60.0, gt=0, description="work is cut into units of this; whole strides")
+    min_tail_s: float = Field(
+        0.1, ge=0, le=1, description="a rest shorter than this belongs to the clip before it"
+    )
+    frames_per_clip: int = Field(8, ge=1, le=256, description="pictures looked at, evenly spread")
+    short_side_px: int = Field(256, ge=32, le=2160, description="pictures are scaled to this")
+
+    @model_validator(mode="after")
+    def _units_hold_whole_strides(self) -> Self:
+        strides = self.unit_s / self.stride_s
+        if abs(strides - round(strides)) > 1e-9 or strides < 1:
+            raise ValueError(
+                f"unit_s ({self.unit_s:g}) must be a whole number of strides ({self.stride_s:g} s)"
+            )
+        return self
+
+
+class LabelConfig(_Section):
+    """Which labels are written."""
+
+    actions: tuple[str, ...] = Field(
+        ("kinetics400",),
+        validate_default=True,
+        description="'kinetics400', a file, or a list; each 'name' or 'name: what it looks like'",
+    )
+    max_per_space: int = Field(3, ge=1, le=100, description="labels a clip, vocabulary and sense")
+    min_score: dict[str, float] = Field(
+        default_factory=dict, description="floor by vocabulary; the bundle's own where not given"
+    )
+
+    @field_validator("actions", mode="before")
+    @classmethod
+    def _read_vocabulary(cls, actions: object, info: ValidationInfo) -> object:
+        """A vocabulary's lines in place of its file, so that the digest covers what it says."""
+        beside = (info.context or {}).get("beside", Path())
+        if isinstance(actions, str):
+            return _vocabulary_lines(actions, beside)
+        if isinstance(actions, (tuple, list)) and tuple(actions) == (_DEFAULT_ACTIONS,):
+            return _vocabulary_lines(_DEFAULT_ACTIONS, beside)
+        if isinstance(actions, (tuple, list)) and not actions:
+            raise ValueError("expected at least one action")
+        return actions
+
+    @field_validator("min_score")
+    @classmethod
+    def _floors_are_probabilities(cls, floors: dict[str, float]) -> dict[str, float]:
+        for space, floor in floors.items():
+            if not 0 <= floor <= 1:
+                raise ValueError(f"floor of {space!r} must lie in 0..1, got {floor:g}")
+        return floors
+
+
+class RunConfig(_Section):
+    """How a run uses the machine. Changing it redoes nothing."""
+
+    decode_workers: int | None = Field(None, ge=1, description="default: the CPUs, less one if many")
+    encode_workers: int = Field(1, ge=1, description="actors that hold the model")
+    encode_cpus: float = Field(0.5, gt=0, description="CPUs reserved for an encode actor without GPU")
+    encode_gpus: float = Field(1.0, gt=0, description="GPUs an encode actor takes where there are any")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    units_per_batch: int = Field(2, ge=1, description="units encoded in one call")
+    units_per_file: int = Field(32, ge=1, description="units behind one table file and commit record")
+    decode_deadline_s: float = Field(600.0, gt=0, description="a unit that decodes longer has failed")
+    decode_memory_mb: int = Field(4096, ge=256, description="memory a decode process may take")
+    max_attempts: int = Field(3, ge=1, description="times a unit is begun when its worker dies")
+
+
+class Config(_Section):
+    """Everything a run is told."""
+
+    bundle: str = Field("embedded", description="a bundle's name, or a directory with bundle.yaml")
+    clips: ClipConfig = Field(default_factory=ClipConfig)
+    labels: LabelConfig = Field(default_factory=LabelConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+
+    def result_digest(self, bundle_digest: str) -> str:
+        """16 hex digits of all that changes results."""
+        relevant = self.model_dump(mode="json", exclude={"run", "bundle"})
+        text = json.dumps([relevant, bundle_digest], sort_keys=True, ensure_ascii=False)
+        return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config of a YAML file (default: the embedded one) with `a.b=c` overrides applied.
+
+    Raises:
+        ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), or a value
+            of the wrong kind.
+    """
+    file = _find(path if path is not None else "embedded")
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{file}: not valid YAML: {e}") from e
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file}: expected keys and values, found {type(values).__name__}")
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return Config.model_validate(values, context={"beside": file.parent})
+    except ValidationError as e:
+        raise ConfigError(_explain(e, str(file))) from e
+
+
+def _find(path: str | Path) -> Path:
+    """`path` itself, or the shipped config of that name."""
+    given = Path(path)
+    shipped = CONFIG_DIR / (given.name if given.suffix else f"{given.name}.yaml")
+    for candidate in (given, shipped):
+        if candidate.is_file():
+            return candidate
+    names = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
+    raise ConfigError(f"{path}: no such config file; expected a YAML file or one of: {names}")
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    """Set `a.b=c` in nested `values`; `c` is read as YAML."""
+    key, sign, text = override.partition("=")
+    if not sign or not key:
+        raise ConfigError(f"--set {override!r}: expected key=value, such as clips.length_s=2")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as e:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML: {e}") from e
+    *parents, last = key.split(".")
+    section = values
+    for name in parents:
+        section = section.setdefault(name, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"--set {override!r}: {name!r} is a value, not a section")
+    section[last] = value
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"] if part not in ("str", "tuple[str, ...]"))
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+            lines.append(f"unknown key {key!r}; the nearest valid one is {close[0]!r}")
+        else:
+            got = problem.get("input")
+            shown = "" if isinstance(got, dict) else f", got {got!r}"
+            message = problem["msg"].removeprefix("Value error, ")
+            lines.append(f"{key or 'config'}: {message}{shown}")
+    return f"{where} (with any --set): " + "; ".join(dict.fromkeys(lines))
+
+
+def _vocabulary_lines(name: str, beside: Path) -> tuple[str, ...]:
+    """The lines of a vocabulary file: as given, beside the config, or shipped under that name."""
+    shipped = CONFIG_DIR / "actions" / f"{name}.txt"
+    for file in (Path(name), beside / name, shipped):
+        if file.is_file():
+            lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+            actions = tuple(dict.fromkeys(x for x in lines if x and not x.startswith("#")))
+            if not actions:
+                raise ValueError(f"{file} holds no action; expected one a line")
+            return actions
+    raise ValueError(f"{name!r} is neither '{_DEFAULT_ACTIONS}' nor a file with one action a line")
+
+
+def known_keys() -> list[str]:
+    """Every key that a config may have, dotted."""
+    keys = []
+    for name, section in Config.model_fields.items():
+        fields = getattr(section.annotation, "model_fields", None)
+        keys += [f"{name}.{field}" for field in fields] if fields else [name]
+        keys += [name] if fields else []
+    return keys

@@ -1,0 +1,1 @@
+"""Heads: evidence in, labels and sentences out. They never see pictures or sound."""

@@ -1,0 +1,81 @@
+"""One honest sentence from the evidence: what was recognised and no more, with a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pipeline.records import Label
+
+_LIKELY = 0.7  # from here on an action is "probably", below it "perhaps"
+_DARK, _STILL, _BUSY = 30.0, 1.0, 12.0  # grey levels of 0..255: mean, and mean change between pictures
+
+
+@dataclass(frozen=True)
+class PictureStats:
+    """What can be said of pictures in which nothing is recognised; grey levels of 0..255."""
+
+    brightness: float
+    change: float  # mean absolute difference between one looked-at picture and the next
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a caption may be made of; labels best first, above their floors."""
+
+    actions: Sequence[Label]
+    objects: Sequence[Label]
+    sounds: Sequence[Label]
+    stats: PictureStats | None  # None: the clip has no picture
+    has_audio: bool
+    is_silent: bool = False
+
+
+def compose(
+    evidence: Evidence, object_phrases: Mapping[str, str], sound_phrases: Mapping[str, str]
+) -> tuple[str, float]:
+    """A sentence and its score, the mean of the scores of what it says (0 where it says nothing)."""
+    seen, seen_scores = _seen(evidence, object_phrases)
+    heard, heard_scores = _heard(evidence, sound_phrases)
+    sentence = f"{seen}; {heard}." if heard else f"{seen}."
+    scores = seen_scores + heard_scores
+    return sentence[0].upper() + sentence[1:], sum(scores) / len(scores) if scores else 0.0
+
+
+def _seen(evidence: Evidence, phrases: Mapping[str, str]) -> tuple[str, list[float]]:
+    if evidence.stats is None:
+        return "no picture", []
+    things = list(dict.fromkeys(phrases.get(o.label, _with_article(o.label)) for o in evidence.objects))
+    scores = [o.score for o in evidence.objects]
+    if evidence.actions:
+        action = evidence.actions[0]
+        hedge = "probably" if action.score >= _LIKELY else "perhaps"
+        said = f"{_join(things)} in view, {hedge} {action.label}" if things else f"{hedge} {action.label}"
+        return said, [action.score, *scores]
+    if things:
+        return f"{_join(things)} in view", scores
+    return _unrecognised(evidence.stats), []
+
+
+def _unrecognised(stats: PictureStats) -> str:
+    light = "dark " if stats.brightness < _DARK else ""
+    if stats.change < _STILL:
+        return f"a {light}still picture, not recognised"
+    return f"a {light}{'busy' if stats.change > _BUSY else 'moving'} picture, not recognised"
+
+
+def _heard(evidence: Evidence, phrases: Mapping[str, str]) -> tuple[str, list[float]]:
+    if not evidence.has_audio:
+        return "no sound track" if evidence.stats is not None else "no sound", []
+    if evidence.sounds:
+        names = list(dict.fromkeys(phrases.get(s.label, s.label.lower()) for s in evidence.sounds))
+        return f"{_join(names[:2])} heard", [s.score for s in evidence.sounds[:2]]
+    return ("silence" if evidence.is_silent else "sound not recognised"), []
+
+
+def _with_article(name: str) -> str:
+    return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
+
+
+def _join(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + f" and {parts[-1]}"

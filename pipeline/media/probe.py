@@ -1,0 +1,206 @@
+"""Container facts without decoding, and the one place where a media file is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import Any
+
+import av
+import fsspec
+
+from pipeline.media.clock import file_origin
+from pipeline.records import AudioStream, MediaError, MediaInfo, VideoStream
+
+# What FFmpeg would print of a damaged file stands in the file's row instead.
+av.logging.set_level(av.logging.PANIC)
+
+# What a media file may be. Playlists, concat scripts, subtitles and device inputs are not in it: they
+# can point at other files or addresses.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mpegvideo,m4v,h264,hevc,"
+    "ivf,wav,w64,mp3,flac,aac,ac3,eac3,aiff,caf,gif,mxf,rm,swf,nut,dv,vob,amr,wv"
+)
+_ROTATION_PACKETS = 64  # a decoder that has given no frame by then is damaged at its start
+_DEFAULT_DURATION_TB = Fraction(1, 1_000_000)  # AV_TIME_BASE of a container's duration
+
+
+def is_remote(uri: str) -> bool:
+    """Whether `uri` is a URL of some file system rather than a path on this machine."""
+    return "://" in uri and not uri.startswith("file://")
+
+
+@contextmanager
+def open_media(uri: str) -> Iterator[Any]:
+    """A PyAV input container over a local path or an fsspec URL.
+
+    Raises:
+        MediaError: it does not exist, is empty, or is not a media container of the allowed kinds.
+    """
+    path = uri.removeprefix("file://")
+    if is_remote(uri):
+        try:
+            handle = fsspec.open(uri, "rb").open()
+        except FileNotFoundError as e:
+            raise MediaError("probe", "not_found", f"{uri}: no such object") from e
+        except (OSError, ValueError, ImportError) as e:
+            raise MediaError("probe", "unreadable", f"{uri}: cannot be read: {e}") from e
+        with handle:
+            with _container(uri, handle) as container:
+                yield container
+        return
+    _check_local(path)
+    with _container(uri, path) as container:
+        yield container
+
+
+def _check_local(path: str) -> None:
+    if not os.path.exists(path):
+        raise MediaError("probe", "not_found", f"{path}: no such file")
+    if not os.path.isfile(path):
+        raise MediaError("probe", "not_a_file", f"{path}: expected a media file, found a directory")
+    if os.path.getsize(path) == 0:
+        raise MediaError("probe", "empty", f"{path}: the file is empty (0 bytes)")
+    if not os.access(path, os.R_OK):
+        raise MediaError("probe", "no_permission", f"{path}: no permission to read it")
+
+
+@contextmanager
+def _container(uri: str, file: Any) -> Iterator[Any]:
+    options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
+    try:
+        container = av.open(file, options=options, metadata_errors="replace")
+    except PermissionError as e:
+        raise MediaError("probe", "no_permission", f"{uri}: no permission to read it") from e
+    except (av.FFmpegError, OSError, ValueError) as e:
+        raise MediaError(
+            "probe",
+            "not_media",
+            f"{uri}: not a readable media file ({getattr(e, 'strerror', None) or e}); expected a "
+            "container such as mp4, mkv, webm, avi, mpegts",
+        ) from e
+    try:
+        yield container
+    finally:
+        container.close()
+
+
+def probe(uri: str) -> MediaInfo:
+    """Facts of a media file, from its headers.
+
+    Raises:
+        MediaError: it cannot be opened, or has neither picture nor sound that can be decoded.
+    """
+    with open_media(uri) as container:
+        return describe(uri, container)
+
+
+def describe(uri: str, container: Any) -> MediaInfo:
+    """Facts of an open container; the streams are the ones that a player would choose."""
+    video = _best(container, "video")
+    audio = _best(container, "audio")
+    if video is None and audio is None:
+        raise MediaError(
+            "probe", "no_streams", f"{uri}: no video or audio stream that can be decoded"
+        )
+    starts = [s.start_time * s.time_base for s in (video, audio) if s and s.start_time is not None]
+    return MediaInfo(
+        container=container.format.name,
+        duration_s=_duration_s(container, [s for s in (video, audio) if s]),
+        origin_s=file_origin(starts),
+        video=_video_stream(container, video) if video else None,
+        audio=_audio_stream(audio) if audio else None,
+    )
+
+
+def _best(container: Any, kind: str) -> Any:
+    """The stream that a player shows: FFmpeg's choice, never cover art, never one without decoder."""
+    chosen = container.streams.best(kind)
+    candidates = [chosen, *getattr(container.streams, kind)] if chosen else []
+    for stream in candidates:
+        context = stream.codec_context
+        if context is None or context.codec is None:
+            continue
+        if kind == "video" and (_is_picture(stream) or not context.width):
+            continue
+        if kind == "audio" and not context.sample_rate:
+            continue
+        return stream
+    return None
+
+
+def _is_picture(stream: Any) -> bool:
+    """Cover art or a thumbnail track: one still, not a video."""
+    return bool(stream.disposition & (av.stream.Disposition.attached_pic))
+
+
+def _duration_s(container: Any, streams: list[Any]) -> float | None:
+    """Length from the origin to the latest end that any header states."""
+    ends = [
+        float((s.duration + (s.start_time or 0)) * s.time_base) for s in streams if s.duration
+    ]
+    starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
+    if ends:
+        return max(ends) - float(file_origin(starts))
+    return float(container.duration * _DEFAULT_DURATION_TB) if container.duration else None
+
+
+def _video_stream(container: Any, stream: Any) -> VideoStream:
+    context = stream.codec_context
+    rotation = _rotation_deg(container, stream)
+    shape = context.sample_aspect_ratio or stream.sample_aspect_ratio or Fraction(1)
+    width = max(1, round(context.width * shape)) if shape > 0 else context.width
+    height = context.height
+    if rotation in (90, 270):
+        width, height = height, width
+    return VideoStream(
+        index=stream.index,
+        codec=context.codec.canonical_name,
+        width=width,
+        height=height,
+        coded_width=context.width,
+        coded_height=context.height,
+        rotation_deg=rotation,
+        time_base=Fraction(stream.time_base),
+        start_pts=stream.start_time or 0,
+        fps=float(stream.average_rate) if stream.average_rate else None,
+        n_frames=stream.frames or None,
+    )
+
+
+def _rotation_deg(container: Any, stream: Any) -> int:
+    """Clockwise turn that shows the pictures upright.
+
+    PyAV hands out the display matrix with a frame only, so the first that decodes is looked at.
+    """
+    try:
+        for n_tried, packet in enumerate(container.demux(stream)):
+            for frame in decode_tolerantly(packet) or ():
+                return -frame.rotation % 360
+            if n_tried >= _ROTATION_PACKETS:
+                break
+    except av.FFmpegError:
+        pass  # damage is the reader's to report, with what can still be decoded
+    return 0
+
+
+def decode_tolerantly(packet: Any) -> list[Any] | None:
+    """Frames that come out with this packet; None where it is damaged."""
+    try:
+        return packet.decode()
+    except av.FFmpegError:
+        return None
+
+
+def _audio_stream(stream: Any) -> AudioStream:
+    context = stream.codec_context
+    return AudioStream(
+        index=stream.index,
+        codec=context.codec.canonical_name,
+        rate_hz=context.sample_rate,
+        channels=context.channels,
+        time_base=Fraction(stream.time_base),
+        start_pts=stream.start_time or 0,
+    )

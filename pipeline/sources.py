@@ -1,0 +1,198 @@
+"""Inputs → sources: files, directories, globs, URLs and manifests, each video once, with its identity.
+
+Nothing here opens a video; a file that is named but not there is a source too, so that its failure
+is a row.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import glob
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import fsspec
+
+from pipeline.records import Source, short_hash
+
+VIDEO_SUFFIXES = frozenset(
+    ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .m2ts .mts .mpg .mpeg .vob .3gp .3g2 .wmv .asf .ogv .mxf"
+    " .gif .ivf .dv".split()
+)
+SOUND_SUFFIXES = frozenset(".wav .mp3 .flac .aac .m4a .ogg .opus .ac3 .aiff .w64".split())
+MANIFEST_SUFFIXES = frozenset([".txt", ".csv", ".parquet"])
+# Query keys that sign a URL and say nothing of what it names.
+_SIGNING = (
+    "x-amz-*", "x-goog-*", "awsaccesskeyid", "googleaccessid", "signature", "expires", "sig", "se",
+    "sp", "sv", "sr", "st", "spr", "skoid", "sktid", "skt", "ske", "sks", "skv", "token", "key-pair-id",
+    "policy", "security-token",
+)  # fmt: skip
+
+
+class InputError(Exception):
+    """An input from which no video can be taken; the message names it and what was expected."""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the inputs name."""
+
+    sources: tuple[Source, ...]
+    problems: tuple[str, ...] = field(default=())  # inputs that gave nothing, in a sentence each
+
+
+def list_sources(inputs: Sequence[str]) -> Listing:
+    """All videos that `inputs` name, each once, in order of their URI.
+
+    An input is a file, a directory (searched whole for video files), a glob, an fsspec URL of any of
+    these, or a manifest (`.txt`: one URI a line; `.csv`, `.parquet`: a column `uri`, optionally
+    `duration_s`; other columns are carried along).
+
+    Raises:
+        InputError: no input gave a video, or a manifest cannot be read.
+    """
+    found: dict[str, Source] = {}
+    problems = []
+    for given in inputs:
+        sources = list(_expand(given))
+        if not sources:
+            problems.append(_nothing_in(given))
+        for source in sources:
+            found.setdefault(source.uri, source)
+    if not found:
+        raise InputError("; ".join(problems) or "no input given; expected a video, a directory, …")
+    return Listing(tuple(found[uri] for uri in sorted(found)), tuple(problems))
+
+
+def canonical_uri(uri: str) -> str:
+    """The URI that names a video whoever asks: absolute, no user, no password, no signature."""
+    if "://" not in uri or uri.startswith("file://"):
+        return os.path.abspath(uri.removeprefix("file://"))
+    parts = urlsplit(uri)
+    host = parts.netloc.rpartition("@")[2]
+    query = [
+        (key, value)
+        for key, value in parse_qsl(parts.query, keep_blank_values=True)
+        if not any(fnmatch.fnmatch(key.lower(), pattern) for pattern in _SIGNING)
+    ]
+    return urlunsplit((parts.scheme, host, parts.path, urlencode(query), ""))
+
+
+def _expand(given: str) -> Iterator[Source]:
+    suffix = posixpath.splitext(urlsplit(given).path if "://" in given else given)[1].lower()
+    if suffix in MANIFEST_SUFFIXES and _exists(given):
+        yield from _read_manifest(given, suffix)
+    elif "://" in given and not given.startswith("file://"):
+        yield from _expand_url(given)
+    else:
+        yield from _expand_path(given.removeprefix("file://"), suffix)
+
+
+def _expand_path(path: str, suffix: str) -> Iterator[Source]:
+    if os.path.isdir(path):
+        for folder, _, files in os.walk(path):
+            for name in sorted(files):
+                if posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                    yield _local_source(os.path.join(folder, name))
+    elif os.path.exists(path):
+        yield _local_source(path)
+    elif glob.has_magic(path):
+        for name in sorted(glob.glob(path, recursive=True)):
+            if os.path.isfile(name):
+                yield _local_source(name)
+    elif suffix in VIDEO_SUFFIXES | SOUND_SUFFIXES:
+        yield _local_source(path)
+
+
+def _expand_url(url: str) -> Iterator[Source]:
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+        if glob.has_magic(path):
+            names = [n for n in fs.glob(path) if fs.isfile(n)]
+        elif fs.isdir(path):
+            names = [n for n in fs.find(path) if posixpath.splitext(n)[1].lower() in VIDEO_SUFFIXES]
+        else:
+            names = [path]
+        for name in sorted(names):
+            yield _remote_source(fs, fs.unstrip_protocol(name) if name != path else url, name)
+    except (OSError, ValueError, ImportError) as e:
+        raise InputError(f"{canonical_uri(url)}: cannot be listed: {e}") from e
+
+
+def _local_source(path: str, **more: Any) -> Source:
+    uri = canonical_uri(path)
+    try:
+        stat = os.stat(uri)
+        version, size = f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size
+    except OSError:
+        version, size = "missing", None
+    return Source(uri, short_hash(uri, version), version, size, **more)
+
+
+def _remote_source(fs: Any, url: str, path: str, **more: Any) -> Source:
+    uri = canonical_uri(url)
+    try:
+        info = fs.info(path)
+    except FileNotFoundError:
+        return Source(uri, short_hash(uri, "missing"), "missing", None, **more)
+    size = info.get("size")
+    stamp = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
+    version = f"{size}-{str(stamp).strip(chr(34))}"
+    return Source(uri, short_hash(uri, version), version, size, **more)
+
+
+def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
+    beside = posixpath.dirname(file)
+    for row in _manifest_rows(file, suffix):
+        uri = str(row.pop("uri")).strip()
+        duration = row.pop("duration_s", None)
+        duration_s = float(duration) if duration not in (None, "") and float(duration) > 0 else None
+        more = {"duration_s": duration_s, "attributes": {k: v for k, v in row.items() if v is not None}}
+        if "://" in uri and not uri.startswith("file://"):
+            fs, path = fsspec.core.url_to_fs(uri)
+            yield _remote_source(fs, uri, path, **more)
+        else:
+            path = uri.removeprefix("file://")
+            # A relative path is meant from here, or else from the manifest's own place.
+            near = os.path.join(beside, path)
+            yield _local_source(near if not os.path.exists(path) and os.path.exists(near) else path, **more)
+
+
+def _manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:
+    import pyarrow as pa
+    import pyarrow.csv
+    import pyarrow.parquet
+
+    try:
+        with fsspec.open(file, "rb") as handle:
+            if suffix == ".txt":
+                lines = handle.read().decode("utf-8").splitlines()
+                stripped = (line.strip() for line in lines)
+                return [{"uri": line} for line in stripped if line and not line.startswith("#")]
+            table = pa.csv.read_csv(handle) if suffix == ".csv" else pa.parquet.read_table(handle)
+    except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as e:
+        raise InputError(f"{file}: not a readable manifest: {e}") from e
+    if "uri" not in table.column_names:
+        raise InputError(
+            f"{file}: a manifest needs a column 'uri'; found: {', '.join(table.column_names)}"
+        )
+    return [row for row in table.to_pylist() if row["uri"]]
+
+
+def _exists(path: str) -> bool:
+    fs, name = fsspec.core.url_to_fs(path)
+    return bool(fs.isfile(name))
+
+
+def _nothing_in(given: str) -> str:
+    if os.path.isdir(given):
+        return f"{given}: a directory without videos; expected files such as .mp4, .mkv, .webm, .avi"
+    if glob.has_magic(given):
+        return f"{given}: no file matches"
+    if posixpath.splitext(given)[1].lower() in MANIFEST_SUFFIXES and os.path.exists(given):
+        return f"{given}: a manifest that names no video"
+    return f"{given}: no such file or directory; expected a video, a directory, a glob or a manifest"

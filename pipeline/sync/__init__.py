@@ -1,0 +1,1 @@
+"""Frames and samples → clips that agree in time. Knows times, not models."""

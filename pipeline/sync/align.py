@@ -1,0 +1,136 @@
+"""One unit of a file, decoded into clips whose picture and sound agree in time."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import numpy as np
+
+from pipeline.config import Config
+from pipeline.media.audio import AudioTrack, read_audio, resample
+from pipeline.media.clock import pts_to_time, time_to_pts, to_fraction
+from pipeline.media.video import Frames, PacketIndex, index_packets, read_frames, scaled_size
+from pipeline.records import ClipBatch, MediaInfo, SyncReport, Unit
+from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
+from pipeline.sync.report import sync_report
+
+_FOREVER_S = Fraction(10**9)
+_Place = tuple[int, int]  # which clip, which of its instants
+
+
+def read_clips(
+    unit: Unit, info: MediaInfo, config: Config, sample_rate_hz: int
+) -> tuple[ClipBatch, SyncReport]:
+    """Decode a unit into clips, with a report of how its streams stand to each other.
+
+    Args:
+        info: of the unit's file, from `probe`.
+        sample_rate_hz: of the clips' sound, as the audio encoder wants it.
+
+    Raises:
+        MediaError: the file cannot be opened any more.
+    """
+    clips = config.clips
+    start = to_fraction(unit.start_s)
+    end = _FOREVER_S if unit.end_s is None else to_fraction(unit.end_s)
+    overlap = max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
+    track = read_audio(unit.uri, info, start, end + overlap) if info.audio else None
+    index = index_packets(unit.uri, info, start, end + overlap) if info.video else None
+
+    shown = _shown_span(info, index)
+    media_end = max(shown[1], track.end_s if track else Fraction(0))
+    spans = clip_spans(start, end, media_end, clips)
+    instants = [clip_instants(span, *shown, clips) for span in spans]
+    frames, places = _read_pictures(unit.uri, info, index, instants, clips.short_side_px)
+
+    n_errors = sum(part.n_errors for part in (track, index, frames) if part is not None)
+    report = sync_report(info, index, track, n_errors)
+    sound = resample(track, sample_rate_hz) if track else None
+    batch = _assemble(info, spans, instants, shown, frames, places, sound, config, sample_rate_hz, n_errors)
+    return batch, report
+
+
+def _shown_span(info: MediaInfo, index: PacketIndex | None) -> tuple[Fraction, Fraction]:
+    """From when to when there is a picture; empty without one."""
+    if info.video is None or index is None or not index.pts:
+        return Fraction(0), Fraction(0)
+    base, origin = info.video.time_base, info.origin_s
+    return pts_to_time(index.pts[0], base, origin), pts_to_time(index.end_pts, base, origin)
+
+
+def _read_pictures(
+    uri: str,
+    info: MediaInfo,
+    index: PacketIndex | None,
+    instants: list[list[Fraction | None]],
+    short_side_px: int,
+) -> tuple[Frames, list[_Place]]:
+    """Pictures for all instants of a unit, and the place that each is for."""
+    wanted = sorted(
+        (t, i, k) for i, row in enumerate(instants) for k, t in enumerate(row) if t is not None
+    )  # in order of time, because clips may overlap and readers only go forward
+    if info.video is None or index is None or not wanted:
+        width, height = scaled_size(info.video, short_side_px) if info.video else (1, 1)
+        return Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64)), []
+    ticks = [time_to_pts(t, info.video.time_base, info.origin_s) for t, _, _ in wanted]
+    frames = read_frames(uri, info, index, ticks, short_side_px)
+    # A file too damaged to show anything gives no pictures: its places stay invalid.
+    return frames, [(i, k) for _, i, k in wanted][: len(frames.pts)]
+
+
+def _assemble(
+    info: MediaInfo,
+    spans: list[ClipSpan],
+    instants: list[list[Fraction | None]],
+    shown: tuple[Fraction, Fraction],
+    frames: Frames,
+    places: list[_Place],
+    track: AudioTrack | None,
+    config: Config,
+    sample_rate_hz: int,
+    n_errors: int,
+) -> ClipBatch:
+    stream = info.video or info.audio
+    assert stream is not None  # probe refuses files without either
+    starts_s = np.array([float(span.start_s) for span in spans])
+    rgb, valid, times_s, error_ms = _place_pictures(info, instants, frames, places)
+    sound = cut_sound(spans, track, config.clips.length_s, sample_rate_hz)
+    first_picture_s = np.where(valid.any(axis=1), np.maximum(starts_s, float(shown[0])), np.nan)
+    base = stream.time_base
+    return ClipBatch(
+        start_s=starts_s,
+        end_s=np.array([float(span.end_s) for span in spans]),
+        start_pts=np.array([time_to_pts(s.start_s, base, info.origin_s) for s in spans], np.int64),
+        time_base=f"{base.numerator}/{base.denominator}",
+        is_padded=np.array([span.is_padded for span in spans], bool),
+        frames=rgb,
+        frame_valid=valid,
+        frame_time_s=times_s,
+        frame_error_ms=error_ms,
+        samples=sound.samples,
+        sample_rate_hz=sample_rate_hz,
+        audio_valid=sound.valid,
+        audio_coverage=sound.coverage,
+        av_skew_ms=((sound.first_s - first_picture_s) * 1000).astype(np.float32),
+        status="partial" if n_errors else "ok",
+    )
+
+
+def _place_pictures(
+    info: MediaInfo, instants: list[list[Fraction | None]], frames: Frames, places: list[_Place]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Frames (N, T, H, W, 3), which are valid (N, T), their times (N, T), each clip's error (N,)."""
+    n, n_frames = len(instants), len(instants[0]) if instants else 0
+    rgb = np.zeros((n, n_frames, *frames.rgb.shape[1:]), np.uint8)
+    valid, times_s = np.zeros((n, n_frames), bool), np.full((n, n_frames), np.nan)
+    error_ms = np.full(n, np.nan, np.float32)
+    for picture, pts, (i, k) in zip(frames.rgb, frames.pts, places, strict=True):
+        assert info.video is not None
+        time_s = pts_to_time(int(pts), info.video.time_base, info.origin_s)
+        rgb[i, k], valid[i, k], times_s[i, k] = picture, True, float(time_s)
+        off_ms = abs(float(time_s - instants[i][k])) * 1000  # type: ignore[operator]
+        error_ms[i] = np.fmax(error_ms[i], off_ms)
+    for i in range(n):  # a short clip goes on with its last picture, for encoders of fixed length
+        last = int(np.flatnonzero(valid[i])[-1]) if valid[i].any() else n_frames
+        rgb[i, last + 1 :] = rgb[i, last : last + 1]
+    return rgb, valid, times_s, error_ms

@@ -1,0 +1,99 @@
+"""Which instants, frames and samples belong to a clip.
+
+    clock      0        4        8    9.3
+               ├────────┼────────┼────┤
+    clips      │   0    │   1    │  2 ░░░│   the last is kept, padded and marked
+    instants   · · · · · · · · · · · ·        frames_per_clip a clip, in the middle of equal parts
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.config import ClipConfig
+from pipeline.media.audio import AudioTrack
+from pipeline.media.clock import sample_index, to_fraction
+
+
+@dataclass(frozen=True)
+class ClipSpan:
+    """A clip's place on the clock, half-open; `end_s` is where the file's content ends, if sooner."""
+
+    start_s: Fraction
+    end_s: Fraction
+    is_padded: bool
+
+
+def clip_spans(
+    unit_start_s: Fraction, unit_end_s: Fraction, media_end_s: Fraction, clips: ClipConfig
+) -> list[ClipSpan]:
+    """The clips that start in a unit.
+
+    They start every stride from the unit's start on, as long as there is something that the clip
+    before has not shown. A rest shorter than `min_tail_s` is given to the clip before it, so that
+    nothing is dropped and no clip holds less than a frame.
+    """
+    length, stride = to_fraction(clips.length_s), to_fraction(clips.stride_s)
+    last_start = media_end_s - to_fraction(clips.min_tail_s)
+    spans = []
+    start = unit_start_s
+    while start < unit_end_s and start < media_end_s:
+        is_needed = start < last_start and start - stride + length < last_start
+        if start > 0 and not is_needed:
+            break
+        end = media_end_s if start + length >= last_start else start + length
+        spans.append(ClipSpan(start, end, is_padded=end < start + length))
+        start += stride
+    return spans
+
+
+def clip_instants(
+    span: ClipSpan, video_start_s: Fraction, video_end_s: Fraction, clips: ClipConfig
+) -> list[Fraction | None]:
+    """The instants at which a clip is looked at, `frames_per_clip` of them; None: nothing on screen.
+
+    A clip whose picture is too short for any of them is looked at in the picture's middle.
+    """
+    n = clips.frames_per_clip
+    step = to_fraction(clips.length_s) / n
+    instants = [span.start_s + (k + Fraction(1, 2)) * step for k in range(n)]
+    shown = [t if video_start_s <= t < video_end_s and t < span.end_s else None for t in instants]
+    first, last = max(span.start_s, video_start_s), min(span.end_s, video_end_s)
+    if first < last and not any(t is not None for t in shown):
+        shown[0] = (first + last) / 2
+    return shown
+
+
+@dataclass(frozen=True)
+class ClipSound:
+    """The sound of each clip, cut to one length."""
+
+    samples: npt.NDArray[np.float32]  # (N, S), silence where the file has none
+    valid: npt.NDArray[np.int32]  # (N, 2) first and last+1 sample that the file has
+    coverage: npt.NDArray[np.float32]  # (N,) share of the clip's span with decoded sound
+    first_s: npt.NDArray[np.float64]  # (N,) time of the first sample, NaN where there is none
+
+
+def cut_sound(spans: list[ClipSpan], track: AudioTrack | None, length_s: float, rate_hz: int) -> ClipSound:
+    """Cut `track`, already at `rate_hz`, into clips; without a track every clip is silent."""
+    n, size = len(spans), round(length_s * rate_hz)
+    samples, valid = np.zeros((n, size), np.float32), np.zeros((n, 2), np.int32)
+    coverage, first_s = np.zeros(n, np.float32), np.full(n, np.nan)
+    for i, span in enumerate(spans if track is not None else []):
+        assert track is not None
+        first = sample_index(span.start_s - track.start_s, rate_hz)
+        last = max(first + 1, sample_index(span.end_s - track.start_s, rate_hz))
+        runs = np.clip(track.present, first, last)
+        runs = runs[runs[:, 0] < runs[:, 1]]
+        if not len(runs):
+            continue
+        piece = track.samples[first : min(last, first + size)]
+        samples[i, : len(piece)] = piece
+        valid[i] = np.minimum((runs[0, 0] - first, runs[-1, 1] - first), size)
+        coverage[i] = min(1.0, (runs[:, 1] - runs[:, 0]).sum() / (last - first))
+        first_s[i] = float(track.start_s) + runs[0, 0] / rate_hz
+    return ClipSound(samples, valid, coverage, first_s)

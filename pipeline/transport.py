@@ -1,0 +1,29 @@
+"""A batch of clips as one buffer and back, for crossing from one process to another. No pickles."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import safetensors.numpy
+
+from pipeline.records import ClipBatch
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(ClipBatch))
+
+
+def pack(batch: ClipBatch) -> bytes:
+    """All of `batch`, its scalars in the header."""
+    values = {name: getattr(batch, name) for name in _FIELDS}
+    arrays = {k: np.ascontiguousarray(v) for k, v in values.items() if isinstance(v, np.ndarray)}
+    scalars = {k: v for k, v in values.items() if k not in arrays}
+    return safetensors.numpy.save(arrays, metadata={"scalars": json.dumps(scalars)})
+
+
+def unpack(buffer: bytes) -> ClipBatch:
+    """The batch that `pack` made `buffer` of."""
+    arrays = safetensors.numpy.load(buffer)
+    size = int.from_bytes(buffer[:8], "little")  # the format: header length, JSON header, tensors
+    scalars = json.loads(json.loads(buffer[8 : 8 + size])["__metadata__"]["scalars"])
+    return ClipBatch(**arrays, **scalars)
