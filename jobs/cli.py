@@ -66,7 +66,8 @@ Overrides = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for a program to read.")]
 Day = Annotated[
-    str | None, typer.Option("--date", help="Logical date of new rows, 2026-01-31; default: today, UTC.")
+    str | None,
+    typer.Option("--date", help="Logical date of new rows, 2026-01-31; default: today, UTC."),
 ]
 Address = Annotated[
     str | None,
@@ -153,7 +154,9 @@ def _exit_code(report: Any, max_failed_share: float | None) -> Exit:
     n_begun = report.n_done + report.n_empty + report.n_failed
     if max_failed_share is not None and report.n_failed / n_begun > max_failed_share:
         share = report.n_failed / n_begun
-        err.print(f"error: {share:.0%} of the units failed; --max-failed-share is {max_failed_share:.0%}")
+        err.print(
+            f"error: {share:.0%} of the units failed; --max-failed-share is {max_failed_share:.0%}"
+        )
         return Exit.JOB_FAILED
     return Exit.SOME_FAILED
 
@@ -363,7 +366,9 @@ def _guarded(work: Callable[[], T]) -> T:
     except TableError as e:
         _fail(str(e), Exit.JOB_FAILED)
     except KeyboardInterrupt:
-        _fail("stopped; what is committed stays, and the same command goes on from there", Exit.JOB_FAILED)
+        _fail(
+            "stopped; what is committed stays, and the same command goes on from there", Exit.JOB_FAILED
+        )
 
 
 def _fail(message: str, code: Exit) -> NoReturn:

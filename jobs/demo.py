@@ -31,9 +31,13 @@ def first_rows(directory: str) -> Table:
     """The first rows of `clips`, the columns that a person reads."""
     store = Store(directory)
     table = Table(*_COLUMNS, box=None)
-    rows = [r for f in store.names("clips", ".parquet") for r in store.read_table(f, _COLUMNS).to_pylist()]
+    rows = [
+        r for f in store.names("clips", ".parquet") for r in store.read_table(f, _COLUMNS).to_pylist()
+    ]
     for row in sorted(rows, key=lambda r: (r["uri"], r["start_s"]))[:_MOST_ROWS]:
         row["uri"] = Path(row["uri"]).name
-        cells = [f"{v:.1f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()]
+        cells = [
+            f"{v:.1f}" if isinstance(v, float) else "" if v is None else str(v) for v in row.values()
+        ]
         table.add_row(*cells)
     return table

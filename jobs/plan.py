@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +50,7 @@ def make_plan(
     """
     bundle = find_bundle(config.bundle)
     digest = config.result_digest(bundle.digest())
-    units = []
+    units: list[Unit] = []
     for source, duration_s in _with_durations(listing.sources, on_probed):
         units += cut_units(source, duration_s, config, digest)
     todo = [
@@ -105,6 +106,4 @@ def _with_durations(
 
 
 def _with_attempt(unit: Unit, ledger: Ledger) -> Unit:
-    import dataclasses
-
     return dataclasses.replace(unit, attempt=ledger.failed.get(unit.unit_id, 0) + 1)

@@ -51,5 +51,9 @@ class _Lines:
 
 def _describe(progress: Progress) -> str:
     failed = f", {progress.failed} failed" if progress.failed else ""
-    words = {"planning": "reading headers", "starting": "starting Ray", "publishing": "publishing tables"}
+    words = {
+        "planning": "reading headers",
+        "starting": "starting Ray",
+        "publishing": "publishing tables",
+    }
     return words.get(progress.phase, "decoding and encoding") + failed

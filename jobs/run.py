@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -142,7 +144,7 @@ def _execute(
         from jobs.sink import TableSink
         from jobs.stages import Watcher
 
-        watcher = Watcher.remote()
+        watcher = Watcher.remote()  # type: ignore[attr-defined]
         start_s = time.perf_counter() - started
         with _watched(watcher, len(plan.todo), on_progress):
             data = _pipeline(plan, config, provenance, watcher)
@@ -170,6 +172,11 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     table = unit_table(list(plan.todo))
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
+    # A worker that dies is begun again, but not for ever.
+    restarts: dict[str, Any] = {
+        "max_restarts": config.run.max_attempts,
+        "max_task_retries": config.run.max_attempts,
+    }
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     decoded = ray.data.from_arrow(blocks).map_batches(
         DecodeStage,
@@ -178,19 +185,19 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
         num_cpus=1,
-        max_restarts=config.run.max_attempts,
-        max_task_retries=config.run.max_attempts,
+        **restarts,
     )
-    resources = {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
+    resources: dict[str, Any] = (
+        {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
+    )
     return decoded.map_batches(
         EncodeStage,
         fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=n_encoders),
-        max_restarts=config.run.max_attempts,
-        max_task_retries=config.run.max_attempts,
         **resources,
+        **restarts,
     )
 
 
@@ -203,16 +210,21 @@ def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Conf
 @contextmanager
 def _ray(address: str | None) -> Iterator[None]:
     """A connection to the cluster that is named, or a local Ray for as long as the work takes."""
+    # Ray's own complaints about its internals are not for the person who runs a job.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
-    ray.init(
-        address=address or "local",
-        include_dashboard=None if address else False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _silent_stderr():
+        ray.init(
+            address=address or "local",
+            include_dashboard=None if address else False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    # The named parameters that Ray asks for instead do not cover restarts yet.
+    warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
@@ -225,6 +237,20 @@ def _ray(address: str | None) -> Iterator[None]:
 
 
 @contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Keep the native part of Ray from announcing its log level; errors come as exceptions."""
+    sys.stderr.flush()
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
+@contextmanager
 def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
     """Report progress from a thread while the work runs."""
     import ray
@@ -234,8 +260,8 @@ def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
     def poll() -> None:
         while not stopped.wait(_POLL_S):
             units, _, n_failed = ray.get(watcher.read.remote())
-            counts = [units.get(stage, 0) for stage in ("decoded", "encoded", "committed")]
-            on_progress(Progress("running", total, *counts, n_failed))
+            decoded, encoded, committed = (units.get(s, 0) for s in ("decoded", "encoded", "committed"))
+            on_progress(Progress("running", total, decoded, encoded, committed, n_failed))
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()

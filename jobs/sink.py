@@ -27,7 +27,7 @@ class TableSink(Datasink[float]):
         self.root, self.dt, self.run_id = root, dt, run_id
         self.units_per_file, self.watcher = units_per_file, watcher
 
-    def write(self, blocks: Iterable[Block], ctx: Any) -> float:
+    def write(self, blocks: Iterable[Block], ctx: Any) -> float:  # noqa: ARG002
         started = time.perf_counter()
         tables = [block for block in blocks if isinstance(block, pa.Table) and len(block)]
         if not tables:

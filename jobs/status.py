@@ -36,7 +36,9 @@ def read_status(directory: str) -> Status:
     ledger = read_ledger(store)
     runs = store.names(RUNS, ".json")
     if not ledger.records and not runs:
-        raise TableError(f"{directory}: no tables here; reeltable run INPUT… --out {directory} makes some")
+        raise TableError(
+            f"{directory}: no tables here; reeltable run INPUT… --out {directory} makes some"
+        )
     codes: Counter[str] = Counter()
     n_videos = 0
     for file in store.names("failures", ".parquet"):

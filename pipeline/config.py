@@ -58,6 +58,19 @@ class ClipConfig(_Section):
         return self
 
 
+def _vocabulary_lines(name: str, beside: Path) -> tuple[str, ...]:
+    """The lines of a vocabulary file: as given, beside the config, or shipped under that name."""
+    shipped = CONFIG_DIR / "actions" / f"{name}.txt"
+    for file in (Path(name), beside / name, shipped):
+        if file.is_file():
+            lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+            actions = tuple(dict.fromkeys(x for x in lines if x and not x.startswith("#")))
+            if not actions:
+                raise ValueError(f"{file} holds no action; expected one a line")
+            return actions
+    raise ValueError(f"{name!r} is neither '{_DEFAULT_ACTIONS}' nor a file with one action a line")
+
+
 class LabelConfig(_Section):
     """Which labels are written."""
 
@@ -112,9 +125,9 @@ class Config(_Section):
     """Everything a run is told."""
 
     bundle: str = Field("embedded", description="a bundle's name, or a directory with bundle.yaml")
-    clips: ClipConfig = Field(default_factory=ClipConfig)
-    labels: LabelConfig = Field(default_factory=LabelConfig)
-    run: RunConfig = Field(default_factory=RunConfig)
+    clips: ClipConfig = ClipConfig()
+    labels: LabelConfig = LabelConfig()
+    run: RunConfig = RunConfig()
 
     def result_digest(self, bundle_digest: str) -> str:
         """16 hex digits of all that changes results."""
@@ -187,19 +200,6 @@ def _explain(error: ValidationError, where: str) -> str:
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{key or 'config'}: {message}{shown}")
     return f"{where} (with any --set): " + "; ".join(dict.fromkeys(lines))
-
-
-def _vocabulary_lines(name: str, beside: Path) -> tuple[str, ...]:
-    """The lines of a vocabulary file: as given, beside the config, or shipped under that name."""
-    shipped = CONFIG_DIR / "actions" / f"{name}.txt"
-    for file in (Path(name), beside / name, shipped):
-        if file.is_file():
-            lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-            actions = tuple(dict.fromkeys(x for x in lines if x and not x.startswith("#")))
-            if not actions:
-                raise ValueError(f"{file} holds no action; expected one a line")
-            return actions
-    raise ValueError(f"{name!r} is neither '{_DEFAULT_ACTIONS}' nor a file with one action a line")
 
 
 def known_keys() -> list[str]:

@@ -137,7 +137,7 @@ class ClipBatch:
 
     @property
     def has_audio(self) -> npt.NDArray[np.bool_]:
-        return self.audio_coverage > 0
+        return np.asarray(self.audio_coverage > 0, dtype=np.bool_)
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,41 @@ import posixpath
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import fsspec
 
 from pipeline.records import Source, short_hash
 
 VIDEO_SUFFIXES = frozenset(
-    ".mp4 .m4v .mov .mkv .webm .avi .flv .ts .m2ts .mts .mpg .mpeg .vob .3gp .3g2 .wmv .asf .ogv .mxf"
-    " .gif .ivf .dv".split()
+    [
+        ".mp4",
+        ".m4v",
+        ".mov",
+        ".mkv",
+        ".webm",
+        ".avi",
+        ".flv",
+        ".ts",
+        ".m2ts",
+        ".mts",
+        ".mpg",
+        ".mpeg",
+        ".vob",
+        ".3gp",
+        ".3g2",
+        ".wmv",
+        ".asf",
+        ".ogv",
+        ".mxf",
+        ".gif",
+        ".ivf",
+        ".dv",
+    ]
 )
-SOUND_SUFFIXES = frozenset(".wav .mp3 .flac .aac .m4a .ogg .opus .ac3 .aiff .w64".split())
+SOUND_SUFFIXES = frozenset(
+    [".wav", ".mp3", ".flac", ".aac", ".m4a", ".ogg", ".opus", ".ac3", ".aiff", ".w64"]
+)
 MANIFEST_SUFFIXES = frozenset([".txt", ".csv", ".parquet"])
 # Query keys that sign a URL and say nothing of what it names.
 _SIGNING = (
@@ -79,7 +103,7 @@ def canonical_uri(uri: str) -> str:
         for key, value in parse_qsl(parts.query, keep_blank_values=True)
         if not any(fnmatch.fnmatch(key.lower(), pattern) for pattern in _SIGNING)
     ]
-    return urlunsplit((parts.scheme, host, parts.path, urlencode(query), ""))
+    return f"{parts.scheme}://{host}{parts.path}" + (f"?{urlencode(query)}" if query else "")
 
 
 def _expand(given: str) -> Iterator[Source]:
@@ -159,7 +183,9 @@ def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
             path = uri.removeprefix("file://")
             # A relative path is meant from here, or else from the manifest's own place.
             near = os.path.join(beside, path)
-            yield _local_source(near if not os.path.exists(path) and os.path.exists(near) else path, **more)
+            yield _local_source(
+                near if not os.path.exists(path) and os.path.exists(near) else path, **more
+            )
 
 
 def _manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
@@ -23,7 +24,7 @@ def pack(batch: ClipBatch) -> bytes:
 
 def unpack(buffer: bytes) -> ClipBatch:
     """The batch that `pack` made `buffer` of."""
-    arrays = safetensors.numpy.load(buffer)
+    arrays: dict[str, Any] = safetensors.numpy.load(buffer)
     size = int.from_bytes(buffer[:8], "little")  # the format: header length, JSON header, tensors
-    scalars = json.loads(json.loads(buffer[8 : 8 + size])["__metadata__"]["scalars"])
+    scalars: dict[str, Any] = json.loads(json.loads(buffer[8 : 8 + size])["__metadata__"]["scalars"])
     return ClipBatch(**arrays, **scalars)

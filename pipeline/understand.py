@@ -96,9 +96,7 @@ def decode_packed(unit: Unit, config: Config, sample_rate_hz: int) -> tuple[Deco
     return dataclasses.replace(decoded, batch=None), pack(decoded.batch)
 
 
-def encode(
-    decoded: Sequence[Decoded], model: Model, provenance: Provenance
-) -> list[UnitRows]:
+def encode(decoded: Sequence[Decoded], model: Model, provenance: Provenance) -> list[UnitRows]:
     """What the model says of several units; each unit's rows carry its own id."""
     started = time.perf_counter()
     usable = [d for d in decoded if d.batch is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -79,7 +80,7 @@ class Model:
         heard = self.hearing.perceive(batches_seen) if self.hearing else None
         results = self._conclude(batches_seen, seen, heard)
         starts = np.cumsum([0, *sizes])
-        return [results[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+        return [results[a:b] for a, b in pairwise(starts)]
 
     def _conclude(
         self, batches: Sequence[ClipBatch], seen: Sensed | None, heard: Sensed | None
@@ -205,7 +206,9 @@ def best_actions(labels: Sequence[Label]) -> list[Label]:
 def _things(labels: Sequence[Label]) -> list[Label]:
     """Objects for the sentence: everyday words first, a fine class only where no word stands."""
     words = [label for label in labels if label.space == "objects"]
-    return words or [label for label in labels if label.modality == "video" and label.space != "actions"]
+    return words or [
+        label for label in labels if label.modality == "video" and label.space != "actions"
+    ]
 
 
 def _presence(batches: Sequence[ClipBatch], sees: bool, hears: bool) -> Tensor:

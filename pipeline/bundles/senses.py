@@ -53,7 +53,8 @@ class Sight:
         if spec.kind == "efficientnet_lite0":
             net = EfficientNetLite0(len(classes))
             load_strictly(net, rename_efficientnet_lite(tensors), bundle.name)
-            self.net = net.fold().to(device, memory_format=torch.channels_last)
+            net.fold().to(device)
+            self.net: EfficientNetLite0 | X3D = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.most_crops = int(spec.options.get("crops", 1))
         else:
             net3d = X3D(str(spec.options.get("size", "s")), len(classes))

@@ -65,9 +65,13 @@ class X3D(nn.Module):
         take = ((torch.arange(self.n_frames) + 0.5) * n_given / self.n_frames).long()
         x = frames[:, take.to(frames.device)].permute(0, 4, 1, 2, 3)
         x = x.to(next(self.parameters()).dtype)
-        x = nn.functional.interpolate(
-            x.flatten(0, 1).float(), size=(self.size_px, self.size_px), mode="bilinear"
-        ).unflatten(0, x.shape[:2]) if x.shape[-2:] != (self.size_px,) * 2 else x
+        x = (
+            nn.functional.interpolate(
+                x.flatten(0, 1).float(), size=(self.size_px, self.size_px), mode="bilinear"
+            ).unflatten(0, x.shape[:2])
+            if x.shape[-2:] != (self.size_px,) * 2
+            else x
+        )
         return ((x / 255.0 - _MEAN) / _STD).contiguous(memory_format=torch.channels_last_3d)
 
     def features(self, frames: Tensor) -> Tensor:

@@ -37,9 +37,9 @@ class ConvNormAct(nn.Module):
         # With an even input, "same" at stride 2 puts the odd pixel of padding behind, never before.
         extra = kernel - stride
         before = extra // 2
-        self.pad = nn.ZeroPad2d((before, extra - before, before, extra - before))
+        self.pad: nn.Module = nn.ZeroPad2d((before, extra - before, before, extra - before))
         self.conv = nn.Conv2d(c_in, c_out, kernel, stride, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(c_out, eps=_BN_EPS)
+        self.norm: nn.Module = nn.BatchNorm2d(c_out, eps=_BN_EPS)
         self.act = nn.ReLU6(inplace=True) if act else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -47,6 +47,8 @@ class ConvNormAct(nn.Module):
 
     def fold(self) -> None:
         """Put the batch norm into the convolution, and even padding too: the same function, faster."""
+        if not isinstance(self.norm, nn.BatchNorm2d) or not isinstance(self.pad, nn.ZeroPad2d):
+            return  # folded already
         self.conv, self.norm = fuse_conv_bn_eval(self.conv, self.norm), nn.Identity()
         left, right, *_ = self.pad.padding
         if left == right:
@@ -85,9 +87,7 @@ class EfficientNetLite0(nn.Module):
         blocks, c_in = [], 32
         for repeats, kernel, stride, expansion, c_out in _STAGES:
             for i in range(repeats):
-                blocks.append(
-                    InvertedResidual(c_in, c_out, kernel, stride if i == 0 else 1, expansion)
-                )
+                blocks.append(InvertedResidual(c_in, c_out, kernel, stride if i == 0 else 1, expansion))
                 c_in = c_out
         self.blocks = nn.Sequential(*blocks)
         self.head = ConvNormAct(c_in, self.feature_dim, 1)

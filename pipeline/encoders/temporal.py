@@ -65,9 +65,7 @@ class TemporalTransformer(nn.Module):
         super().__init__()
         if dim % (2 * num_heads):
             raise ValueError(f"dim {dim} must be divisible by twice num_heads ({num_heads})")
-        self.blocks = nn.ModuleList(
-            _Block(dim, num_heads, mlp_ratio, dropout) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(_Block(dim, num_heads, mlp_ratio, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, times_s: Tensor, present: Tensor) -> Tensor:

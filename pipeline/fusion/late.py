@@ -9,6 +9,8 @@ from torch import Tensor, nn
 class LateFusion(nn.Module):
     """A weighted mean of unit vectors, in which an absent sense weighs nothing."""
 
+    prior: Tensor  # (2,) video, audio
+
     def __init__(self, video_weight: float = 0.5) -> None:
         super().__init__()
         if not 0.0 < video_weight < 1.0:

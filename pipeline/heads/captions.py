@@ -50,7 +50,9 @@ def _seen(evidence: Evidence, phrases: Mapping[str, str]) -> tuple[str, list[flo
     if evidence.actions:
         action = evidence.actions[0]
         hedge = "probably" if action.score >= _LIKELY else "perhaps"
-        said = f"{_join(things)} in view, {hedge} {action.label}" if things else f"{hedge} {action.label}"
+        said = (
+            f"{_join(things)} in view, {hedge} {action.label}" if things else f"{hedge} {action.label}"
+        )
         return said, [action.score, *scores]
     if things:
         return f"{_join(things)} in view", scores

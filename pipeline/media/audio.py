@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.media.clock import pts_to_time, sample_index, time_to_pts
-from pipeline.media.probe import decode_tolerantly, open_media
+from pipeline.media.probe import decode_tolerantly, open_media, packets_from
 from pipeline.records import AudioStream, MediaInfo
 
 _JITTER_S = Fraction(1, 1000)
@@ -59,17 +59,14 @@ def read_audio(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction) ->
     with open_media(uri) as container:
         stream = container.streams[info.audio.index]
         stream.thread_type = "NONE"
+        target = None
         if start_s > _PREROLL_S:
             target = time_to_pts(start_s - _PREROLL_S, info.audio.time_base, info.origin_s)
-            try:
-                container.seek(target, stream=stream, backward=True)
-            except av.FFmpegError:
-                n_errors += 1  # the container cannot seek: read on from where it stands
         try:
-            for packet in container.demux(stream):
+            for packet in packets_from(container, stream, target):
                 frames = decode_tolerantly(packet)
                 n_errors += frames is None
-                if not all([placer.place(frame) for frame in frames or ()]):
+                if not all(placer.place(frame) for frame in frames or ()):
                     break
         except av.FFmpegError:
             n_errors += 1

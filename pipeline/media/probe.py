@@ -23,6 +23,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mpegvideo,m4v,h264,hevc,"
     "ivf,wav,w64,mp3,flac,aac,ac3,eac3,aiff,caf,gif,mxf,rm,swf,nut,dv,vob,amr,wv"
 )
+_SEEK_EARLIER_S = (0, 4, 30)
 _ROTATION_PACKETS = 64  # a decoder that has given no frame by then is damaged at its start
 _DEFAULT_DURATION_TB = Fraction(1, 1_000_000)  # AV_TIME_BASE of a container's duration
 
@@ -47,9 +48,8 @@ def open_media(uri: str) -> Iterator[Any]:
             raise MediaError("probe", "not_found", f"{uri}: no such object") from e
         except (OSError, ValueError, ImportError) as e:
             raise MediaError("probe", "unreadable", f"{uri}: cannot be read: {e}") from e
-        with handle:
-            with _container(uri, handle) as container:
-                yield container
+        with handle, _container(uri, handle) as container:
+            yield container
         return
     _check_local(path)
     with _container(uri, path) as container:
@@ -102,9 +102,7 @@ def describe(uri: str, container: Any) -> MediaInfo:
     video = _best(container, "video")
     audio = _best(container, "audio")
     if video is None and audio is None:
-        raise MediaError(
-            "probe", "no_streams", f"{uri}: no video or audio stream that can be decoded"
-        )
+        raise MediaError("probe", "no_streams", f"{uri}: no video or audio stream that can be decoded")
     starts = [s.start_time * s.time_base for s in (video, audio) if s and s.start_time is not None]
     return MediaInfo(
         container=container.format.name,
@@ -138,9 +136,7 @@ def _is_picture(stream: Any) -> bool:
 
 def _duration_s(container: Any, streams: list[Any]) -> float | None:
     """Length from the origin to the latest end that any header states."""
-    ends = [
-        float((s.duration + (s.start_time or 0)) * s.time_base) for s in streams if s.duration
-    ]
+    ends = [float((s.duration + (s.start_time or 0)) * s.time_base) for s in streams if s.duration]
     starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
     if ends:
         return max(ends) - float(file_origin(starts))
@@ -184,6 +180,31 @@ def _rotation_deg(container: Any, stream: Any) -> int:
     except av.FFmpegError:
         pass  # damage is the reader's to report, with what can still be decoded
     return 0
+
+
+def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
+    """Packets of a stream from the keyframe at or before `pts` on; from the start where it is None.
+
+    Some containers (MPEG-TS above all) seek by guessing and land behind the target: then it is
+    tried again from further ahead, in the end from the start.
+    """
+    if pts is not None:
+        for earlier_s in _SEEK_EARLIER_S:
+            target = pts - int(earlier_s / stream.time_base)
+            if target <= (stream.start_time or 0):
+                break
+            try:
+                container.seek(target, stream=stream, backward=True)
+                packets = container.demux(stream)
+                first = next(p for p in packets if p.is_keyframe and p.pts is not None)
+            except (av.FFmpegError, StopIteration):
+                continue
+            if first.pts <= pts:
+                yield first
+                yield from packets
+                return
+        container.seek(0)  # to 0, not to the stream's start: MPEG-TS would miss its first keyframe
+    yield from container.demux(stream)
 
 
 def decode_tolerantly(packet: Any) -> list[Any] | None:

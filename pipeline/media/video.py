@@ -19,11 +19,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.media.clock import on_screen, time_to_pts
-from pipeline.media.probe import decode_tolerantly, is_remote, open_media
+from pipeline.media.probe import decode_tolerantly, is_remote, open_media, packets_from
 from pipeline.records import MediaInfo, VideoStream
 
 _MAX_ASPECT = 4  # wider pictures are squeezed to this, so that one file cannot ask for any memory
 # decord reads the whole file's index at every opening: worth it only where the unit is most of it.
+_DECORD_CONTAINERS = ("mov", "matroska")  # in others it seeks to wrong frames, MPEG-TS measured
 _DECORD_MAX_FRAMES = 20_000
 
 
@@ -83,9 +84,9 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
     last_duration, reached_eof, n_errors = 0, True, 0
     with open_media(uri) as container:
         stream = container.streams[stream_info.index]
-        is_from_start = start_s <= 0 or not _seek(container, stream, start)
+        is_from_start = start_s <= 0
         try:
-            for packet in container.demux(stream):
+            for packet in packets_from(container, stream, None if is_from_start else start):
                 if packet.dts is not None and packet.dts >= end:
                     reached_eof = False
                     break
@@ -134,6 +135,8 @@ class DecordReader:
 
     def read(self, instants: Sequence[int], width: int, height: int) -> Frames:
         stream = _video(self.info)
+        if not self.info.container.startswith(_DECORD_CONTAINERS):
+            raise ReaderError(f"decord may seek to wrong frames in {self.info.container}")
         if stream.rotation_deg or (stream.width, stream.height) != (
             stream.coded_width,
             stream.coded_height,
@@ -191,12 +194,11 @@ class _Decoder:
         self.container, self.n_errors = container, 0
         self.stream = container.streams[stream_index]
         self.stream.thread_type = "NONE"  # throughput of a core, not latency of a file
-        if start > (self.stream.start_time or 0):
-            _seek(container, self.stream, start)
+        self.start = start if start > (self.stream.start_time or 0) else None
 
     def __iter__(self) -> Iterator[Any]:
         try:
-            for packet in self.container.demux(self.stream):
+            for packet in packets_from(self.container, self.stream, self.start):
                 frames = decode_tolerantly(packet)
                 self.n_errors += frames is None
                 yield from (f for f in frames or () if not f.is_corrupt and _has_pts(f))
@@ -229,15 +231,6 @@ def _to_rgb(frame: Any, width: int, height: int, rotation_deg: int) -> npt.NDArr
         width=width, height=height, format="rgb24", interpolation="AREA" if shrinks else "BILINEAR"
     )
     return np.rot90(scaled.to_ndarray(), -rotation_deg // 90)
-
-
-def _seek(container: Any, stream: Any, pts: int) -> bool:
-    """Go to the keyframe at or before `pts`; False where the container cannot, and starts over."""
-    try:
-        container.seek(pts, stream=stream, backward=True)
-    except av.FFmpegError:
-        return False
-    return True
 
 
 def _has_pts(frame: Any) -> bool:

@@ -46,7 +46,9 @@ def read_clips(
     n_errors = sum(part.n_errors for part in (track, index, frames) if part is not None)
     report = sync_report(info, index, track, n_errors)
     sound = resample(track, sample_rate_hz) if track else None
-    batch = _assemble(info, spans, instants, shown, frames, places, sound, config, sample_rate_hz, n_errors)
+    batch = _assemble(
+        info, spans, instants, shown, frames, places, sound, config, sample_rate_hz, n_errors
+    )
     return batch, report
 
 

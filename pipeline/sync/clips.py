@@ -1,9 +1,9 @@
 """Which instants, frames and samples belong to a clip.
 
-    clock      0        4        8    9.3
-               ├────────┼────────┼────┤
-    clips      │   0    │   1    │  2 ░░░│   the last is kept, padded and marked
-    instants   · · · · · · · · · · · ·        frames_per_clip a clip, in the middle of equal parts
+clock      0        4        8    9.3
+           ├────────┼────────┼────┤
+clips      │   0    │   1    │  2 ░░░│   the last is kept, padded and marked
+instants   · · · · · · · · · · · ·        frames_per_clip a clip, in the middle of equal parts
 """
 
 from __future__ import annotations
@@ -78,7 +78,9 @@ class ClipSound:
     first_s: npt.NDArray[np.float64]  # (N,) time of the first sample, NaN where there is none
 
 
-def cut_sound(spans: list[ClipSpan], track: AudioTrack | None, length_s: float, rate_hz: int) -> ClipSound:
+def cut_sound(
+    spans: list[ClipSpan], track: AudioTrack | None, length_s: float, rate_hz: int
+) -> ClipSound:
     """Cut `track`, already at `rate_hz`, into clips; without a track every clip is silent."""
     n, size = len(spans), round(length_s * rate_hz)
     samples, valid = np.zeros((n, size), np.float32), np.zeros((n, 2), np.int32)

@@ -1,1 +1,1 @@
-"""Tables: explicit schemas, whole files, a ledger of what is done. pyarrow and fsspec, no Ray, no torch."""
+"""Tables: explicit schemas, whole files, a ledger of what is done. No Ray, no torch."""

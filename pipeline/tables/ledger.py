@@ -11,7 +11,7 @@ from pipeline.tables.store import Store, TableError
 
 @dataclass(frozen=True)
 class Ledger:
-    """Unit ids by how they ended; a unit that was ever done is done, whatever failed before or since."""
+    """Unit ids by how they ended; what was ever done is done, whatever failed since."""
 
     records: tuple[CommitRecord, ...] = ()
     done: frozenset[str] = frozenset()

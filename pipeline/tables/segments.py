@@ -19,10 +19,10 @@ def derive_segments(clips: pa.Table) -> pa.Table:
     columns = clips.select(["video_id", "start_s", "end_s", "labels"])
     rows = columns.sort_by([("video_id", "ascending"), ("start_s", "ascending")]).to_pylist()
     open_spans: dict[tuple[str, str], _Span] = {}
-    video_id = None
+    video_id = ""
     for row in rows:
         if row["video_id"] != video_id:
-            spans += [span.row(str(video_id)) for span in open_spans.values()]
+            spans += [span.row(video_id) for span in open_spans.values()]
             open_spans, video_id = {}, row["video_id"]
         best: dict[tuple[str, str], float] = {}
         for label in row["labels"]:
@@ -36,7 +36,7 @@ def derive_segments(clips: pa.Table) -> pa.Table:
             if span is not None:
                 spans.append(span.row(video_id))
             open_spans[key] = _Span(key, row["start_s"], row["end_s"], [score])
-    spans += [span.row(str(video_id)) for span in open_spans.values()]
+    spans += [span.row(video_id) for span in open_spans.values()]
     table = pa.Table.from_pylist(spans, schema=SEGMENTS)
     return table.sort_by([("video_id", "ascending"), ("start_s", "ascending"), ("label", "ascending")])
 

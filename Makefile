@@ -1,0 +1,34 @@
+# make demo and make test work on a fresh machine, alone. PYTHON chooses the interpreter (3.11 or 3.12).
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint format calibrate clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --prefer-binary -c constraints.txt -e '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP)  ## the main job on real sample videos
+	$(BIN)/reeltable demo --out demo_out
+
+test: lint  ## lint, types, tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+calibrate: $(STAMP)  ## fit the sound scores on ESC-10 and print what stands in bundle.yaml
+	$(BIN)/python -m tests.benchmarks.calibrate_sounds
+
+clean:
+	rm -rf $(VENV) demo_out build dist

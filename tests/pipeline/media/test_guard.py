@@ -1,0 +1,71 @@
+"""A decoder that hangs, dies or eats memory costs one call and no more."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import pytest
+
+from pipeline.media.guard import Guard, Limits
+from pipeline.records import MediaError
+
+
+def work(what, *arguments):
+    """The test decoder: does to its process what the test asks for."""
+    if what == "sleep":
+        time.sleep(600)
+    elif what == "die":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif what == "exit":
+        os._exit(7)
+    elif what == "eat":
+        hoard = []
+        while True:
+            hoard.append(bytearray(os.urandom(1 << 20)) * 16)
+    elif what == "refuse":
+        raise MediaError("decode", "refused", "not this one")
+    return (os.getpid(), *arguments), b"x" * 3_000_000
+
+
+@pytest.fixture
+def guard():
+    guard = Guard("tests.pipeline.media.test_guard:work", Limits(deadline_s=3.0, memory_mb=600))
+    yield guard
+    guard.close()
+
+
+def test_the_answer_and_its_buffer_come_back_and_the_process_is_used_again(guard):
+    (first, *rest), payload = guard.call("work", 1, "two")
+    assert rest == [1, "two"]
+    assert payload == b"x" * 3_000_000
+    assert first != os.getpid()
+    assert guard.call("work")[0][0] == first
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"), [("sleep", "deadline"), ("die", "crashed"), ("exit", "crashed"), ("eat", "memory")]
+)
+def test_a_fault_is_a_failure_within_the_deadline_and_the_next_call_works(guard, fault, code):
+    guard.call("work")
+    started = time.monotonic()
+    with pytest.raises(MediaError) as error:
+        guard.call(fault)
+    assert time.monotonic() - started < 3.0 + 2.0
+    assert error.value.failure.code == code
+    assert guard.call("work", "after")[0][1] == "after"
+
+
+def test_a_refusal_is_passed_on_and_keeps_the_process(guard):
+    pid = guard.call("work")[0][0]
+    with pytest.raises(MediaError, match="not this one"):
+        guard.call("refuse")
+    assert guard.call("work")[0][0] == pid
+
+
+def test_no_child_outlives_its_guard(guard):
+    pid = guard.call("work")[0][0]
+    guard.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)

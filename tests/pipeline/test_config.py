@@ -1,0 +1,77 @@
+"""Config: what a person writes, and what they are told when it is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import Config, ConfigError, load_config
+
+
+def test_the_default_is_the_shipped_embedded_config():
+    config = load_config()
+    assert config == load_config("embedded")
+    assert config.bundle == "embedded"
+    assert len(config.labels.actions) == 400
+
+
+def test_set_changes_one_key_and_reads_it_as_yaml():
+    config = load_config(overrides=["clips.length_s=2", "labels.min_score={actions: 0.5}"])
+    assert config.clips.length_s == 2.0
+    assert config.labels.min_score == {"actions": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("clips.lenght_s=2", "unknown key 'clips.lenght_s'; the nearest valid one is 'clips.length_s'"),
+        ("clip.length_s=2", "unknown key 'clip'; the nearest valid one is 'clips'"),
+        ("clips.length_s=long", "clips.length_s: Input should be a valid number"),
+        ("clips.length_s=-1", "clips.length_s: Input should be greater than 0, got -1"),
+        ("clips.unit_s=61", "must be a whole number of strides"),
+        ("clips.length_s", "expected key=value"),
+        ("labels.actions=nowhere.txt", "'nowhere.txt' is neither 'kinetics400' nor a file"),
+        ("labels.min_score={actions: 2}", "floor of 'actions' must lie in 0..1"),
+        ("bundle.name=x", "is a value, not a section"),
+    ],
+)
+def test_what_is_wrong_is_named_with_what_was_expected(override, said):
+    with pytest.raises(ConfigError, match=None) as error:
+        load_config(overrides=[override])
+    assert said in str(error.value)
+
+
+def test_a_missing_or_torn_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nosuch.*no such config file.*embedded"):
+        load_config("nosuch")
+    torn = tmp_path / "torn.yaml"
+    torn.write_text("clips: [1, 2")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        load_config(torn)
+    torn.write_text("- a\n- b\n")
+    with pytest.raises(ConfigError, match="expected keys and values, found list"):
+        load_config(torn)
+
+
+def test_a_vocabulary_file_is_found_beside_its_config(tmp_path):
+    (tmp_path / "mine.txt").write_text("# ours\nforklift driving\nwelding: sparks\n\n")
+    (tmp_path / "c.yaml").write_text("labels: {actions: mine.txt}\n")
+    assert load_config(tmp_path / "c.yaml").labels.actions == ("forklift driving", "welding: sparks")
+
+
+def test_the_digest_covers_what_changes_rows_and_nothing_else():
+    base = load_config().result_digest("b")
+    same = ["run.decode_workers=7", "run.units_per_batch=1", "run.units_per_file=2", "run.device=cpu"]
+    for override in same:
+        assert load_config(overrides=[override]).result_digest("b") == base
+    other = ["clips.length_s=2", "labels.max_per_space=5", "labels.actions=[a, b]", "clips.unit_s=8"]
+    digests = {load_config(overrides=[o]).result_digest("b") for o in other}
+    assert len(digests | {base}) == len(other) + 1
+    assert load_config().result_digest("another bundle") != base
+
+
+@given(st.integers(1, 30), st.integers(1, 60))
+def test_units_of_whole_strides_are_accepted(stride, n):
+    clips = {"stride_s": stride, "unit_s": stride * n}
+    assert Config.model_validate({"clips": clips}).clips.unit_s == stride * n
