@@ -40,7 +40,9 @@ def imports_of(file: Path) -> set[str]:
 
 def files_of(package: str) -> list[Path]:
     path = ROOT / package.replace(".", "/")
-    return [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.rglob("*.py"))
+    return (
+        [path.with_suffix(".py")] if path.with_suffix(".py").is_file() else sorted(path.rglob("*.py"))
+    )
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
@@ -49,7 +51,9 @@ def test_a_floor_imports_only_what_lies_below_it(package):
     assert files
     for file in files:
         ours = {name for name in imports_of(file) if name.startswith("pipeline.")}
-        above = {n for n in ours if not any(n == ok or n.startswith(f"{ok}.") for ok in MAY_IMPORT[package])}
+        above = {
+            n for n in ours if not any(n == ok or n.startswith(f"{ok}.") for ok in MAY_IMPORT[package])
+        }
         assert not above, f"{file.relative_to(ROOT)} imports {above}"
 
 

@@ -66,7 +66,11 @@ def test_what_gives_nothing_is_said_and_the_rest_goes_on(lake, tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "said"),
-    [("empty", "a directory without videos"), ("nodir", "no such file or directory"), ("*.mkv", "no file matches")],
+    [
+        ("empty", "a directory without videos"),
+        ("nodir", "no such file or directory"),
+        ("*.mkv", "no file matches"),
+    ],
 )
 def test_nothing_at_all_is_an_error_that_names_the_input(tmp_path, given, said):
     (tmp_path / "empty").mkdir()

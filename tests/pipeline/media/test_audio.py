@@ -39,9 +39,7 @@ def test_clicks_are_heard_on_their_second(tmp_path, name, codec, delay):
     if delay and name.endswith("avi"):
         pytest.skip("AVI has no timestamps: a late track cannot be written")
     vcodec = "libvpx" if name.endswith("webm") else "mpeg1video" if name.endswith("mpg") else "libx264"
-    path = flash_and_click(
-        tmp_path / name, seconds=4, vcodec=vcodec, acodec=codec, audio_delay_s=delay
-    )
+    path = flash_and_click(tmp_path / name, seconds=4, vcodec=vcodec, acodec=codec, audio_delay_s=delay)
     info = probe(str(path))
     track = read(path)
     # In containers without edit lists the clock starts where the first stream does.

@@ -45,7 +45,8 @@ def test_the_answer_and_its_buffer_come_back_and_the_process_is_used_again(guard
 
 
 @pytest.mark.parametrize(
-    ("fault", "code"), [("sleep", "deadline"), ("die", "crashed"), ("exit", "crashed"), ("eat", "memory")]
+    ("fault", "code"),
+    [("sleep", "deadline"), ("die", "crashed"), ("exit", "crashed"), ("eat", "memory")],
 )
 def test_a_fault_is_a_failure_within_the_deadline_and_the_next_call_works(guard, fault, code):
     guard.call("work")

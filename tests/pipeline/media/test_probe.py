@@ -21,7 +21,9 @@ def test_facts_of_a_file(video_file):
 
 def test_files_with_one_stream_have_one_stream(tmp_path):
     assert probe(str(flash_and_click(tmp_path / "v.mp4", seconds=1, acodec=None))).audio is None
-    only_sound = probe(str(flash_and_click(tmp_path / "a.wav", seconds=1, vcodec=None, acodec="pcm_s16le")))
+    only_sound = probe(
+        str(flash_and_click(tmp_path / "a.wav", seconds=1, vcodec=None, acodec="pcm_s16le"))
+    )
     assert only_sound.video is None
     assert only_sound.audio.rate_hz == 48_000
 

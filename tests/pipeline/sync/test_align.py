@@ -1,0 +1,95 @@
+"""Aligned clips of real files: flash and click in the same clip at the same instant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from pipeline.config import load_config
+from pipeline.media.probe import probe
+from pipeline.records import Unit
+from pipeline.sync.align import read_clips
+from tests.media_factory import click_times, flash_and_click
+
+RATE = 16_000
+
+
+def clips_of(path, start_s=0.0, end_s=None, **overrides):
+    config = load_config(overrides=[f"clips.{k}={v}" for k, v in overrides.items()])
+    unit = Unit("u", "v", str(path), "1", start_s, end_s)
+    return read_clips(unit, probe(str(path)), config, RATE)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+@pytest.mark.parametrize("delay", [0.0, 0.5])
+def test_flash_and_click_meet_in_every_clip(tmp_path, name, delay):
+    path = flash_and_click(tmp_path / name, audio_delay_s=delay)
+    batch, report = clips_of(path, length_s=2, stride_s=2, frames_per_clip=50)
+    assert len(batch) == 5
+    assert report.audio_start_s - report.video_start_s == pytest.approx(delay, abs=0.025)  # AAC primes
+    for i in range(1, 5):  # the first clip starts before the first click
+        seen = batch.frames[i].mean(axis=(1, 2, 3)) > 128
+        flashes = batch.frame_time_s[i][seen] - batch.start_s[i]
+        clicks = click_times(batch.samples[i], RATE)
+        for click in (c for c in clicks if c < 1.99):  # at 2 s is the next clip's flash
+            assert np.abs(flashes - click).min() < 0.002 + 1e-3 * name.endswith("mkv")
+
+
+def test_frame_error_is_the_distance_to_the_instant_and_under_a_frame(video_file):
+    batch, _ = clips_of(video_file)
+    assert (batch.frame_error_ms < 40).all()
+    assert (batch.frame_error_ms > 0).any()
+
+
+def test_a_unit_in_the_middle_equals_that_part_of_the_whole(video_file):
+    shape = {"length_s": 2, "stride_s": 2, "unit_s": 4}
+    whole, _ = clips_of(video_file, **shape)
+    part, _ = clips_of(video_file, 4.0, 8.0, **shape)
+    assert part.start_s.tolist() == [4.0, 6.0]
+    for name in ("frame_time_s", "start_pts", "frames"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[2:4])
+    # At its very edge a resampler has nothing to lean on.
+    np.testing.assert_allclose(part.samples[:, 50:], whole.samples[2:4, 50:], atol=0.03)
+
+
+def test_a_short_clip_goes_on_with_its_last_picture_and_says_so(tmp_path):
+    batch, _ = clips_of(flash_and_click(tmp_path / "s.mp4", seconds=5))
+    assert batch.is_padded.tolist() == [False, True]
+    assert batch.frame_valid[1].tolist() == [True, True] + [False] * 6
+    assert (batch.frames[1, 2:] == batch.frames[1, 1]).all()
+
+
+def test_without_sound_or_picture_the_other_is_read(tmp_path):
+    silent, _ = clips_of(flash_and_click(tmp_path / "v.mp4", seconds=3, acodec=None))
+    assert silent.has_video.all()
+    assert not silent.has_audio.any()
+    assert np.isnan(silent.av_skew_ms).all()
+    wav = flash_and_click(tmp_path / "a.wav", seconds=3, vcodec=None, acodec="pcm_s16le")
+    blind, _ = clips_of(wav)
+    assert blind.has_audio.all()
+    assert not blind.has_video.any()
+
+
+def test_sound_longer_than_the_picture_has_clips_without_picture(tmp_path):
+    batch, _ = clips_of(flash_and_click(tmp_path / "long.mp4", seconds=4, audio_s=10))
+    assert batch.has_video.tolist() == [True, False, False]
+    assert batch.has_audio.tolist() == [True, True, True]
+
+
+def test_sound_that_starts_late_is_told_as_skew(tmp_path):
+    batch, _ = clips_of(flash_and_click(tmp_path / "late.mp4", seconds=8, audio_delay_s=0.5))
+    assert batch.av_skew_ms[0] == pytest.approx(500, abs=25)  # the codec primes
+    assert batch.av_skew_ms[1] == 0
+    assert batch.audio_coverage[0] == pytest.approx(0.88, abs=0.01)
+
+
+def test_a_torn_file_gives_what_can_be_read_and_says_partial(tmp_path):
+    path = flash_and_click(tmp_path / "torn.ts", seconds=8)
+    content = bytearray(path.read_bytes())
+    for i in range(len(content) // 2, len(content) // 2 + 3_000, 7):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+    batch, report = clips_of(path)
+    assert batch.status == "partial"
+    assert report.n_decode_errors > 0
+    assert batch.has_video.any()
