@@ -42,7 +42,7 @@ def flash_and_click(
             video = container.add_stream(vcodec, rate=fps)
             video.width, video.height = size
             video.pix_fmt = "yuv420p"
-            ticks = fps if vcodec == "mpeg1video" else 90_000  # MPEG-1 knows only frame rates
+            ticks = fps if vcodec.startswith("mpeg") else 90_000  # MPEG-1 knows only frame rates
             video.codec_context.time_base = Fraction(1, ticks)
             if vcodec == "libx264":
                 video.options = {"preset": "ultrafast", "bf": "2", "g": "50"}

@@ -1,0 +1,133 @@
+"""The loaded model: each clip's answer is its own, whoever it was encoded with."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from pipeline.bundles.model import Model
+from pipeline.bundles.senses import best_share, loudest
+from pipeline.bundles.spec import BundleError, find_bundle
+from pipeline.config import load_config
+from pipeline.encoders.cnn3d import X3D
+from pipeline.encoders.temporal import TemporalTransformer
+from tests.batches import make_batch
+
+
+def said(result):
+    return [(x.label, x.space, x.modality) for x in result.labels], result.caption
+
+
+def test_a_unit_gets_its_own_results_in_whatever_company(model):
+    """The order and the company of units in a call change nobody's rows."""
+    batches = [make_batch(n, seed=n, has_audio=n != 2) for n in (1, 2, 0, 3)]
+    together = model.understand(batches)
+    assert [len(r) for r in together] == [1, 2, 0, 3]
+    for order in ([3, 0, 1, 2], [1, 3, 2, 0]):
+        shuffled = model.understand([batches[i] for i in order])
+        for place, i in enumerate(order):
+            for a, b in zip(shuffled[place], together[i], strict=True):
+                assert said(a) == said(b)
+                assert [x.score for x in a.labels] == pytest.approx(
+                    [x.score for x in b.labels], abs=1e-3
+                )
+                if a.embedding is not None:
+                    np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-4)
+
+
+def test_a_missing_sense_weighs_nothing_and_labels_nothing(model):
+    (silent,) = model.understand([make_batch(2, has_audio=False)])
+    (blind,) = model.understand([make_batch(2, has_video=False)])
+    for result in silent:
+        assert all(x.modality == "video" for x in result.labels)
+        assert "no sound track" in result.caption
+    for result in blind:
+        assert all(x.modality == "audio" for x in result.labels)
+        assert result.caption.startswith("No picture")
+
+
+def test_embeddings_have_unit_length_in_the_text_space(model):
+    for result in model.understand([make_batch(3, seed=1)])[0]:
+        if result.embedding is not None:
+            assert result.embedding.shape == (384,)
+            assert np.linalg.norm(result.embedding) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_floors_of_the_config_hold():
+    config = load_config(
+        overrides=["labels.min_score={imagenet1k: 0, audioset: 0}", "labels.max_per_space=2"]
+    )
+    eager = Model(find_bundle("embedded"), config)
+    (result,) = eager.understand([make_batch(1)])[0]
+    per_space = [x.space for x in result.labels]
+    assert per_space.count("imagenet1k") == 2
+    assert per_space.count("audioset") == 2
+
+
+def test_a_things_score_is_the_mean_of_its_best_third():
+    scores = torch.tensor([[[0.9], [0.3], [0.6], [0.1], [0.0], [0.2], [1.0]]])
+    valid = torch.tensor([[True] * 6 + [False]])
+    assert best_share(scores, valid).item() == pytest.approx((0.9 + 0.6) / 2)
+    assert best_share(scores, torch.zeros_like(valid)).item() == 0.0
+
+
+def test_a_sound_counts_by_its_loudest_valid_patch():
+    logits = torch.tensor([[[1.0], [5.0], [9.0]]])
+    assert loudest(logits, torch.tensor([[True, True, False]])).item() == 5.0
+
+
+@pytest.fixture
+def x3d_bundle(tmp_path):
+    """A bundle that names the 3D CNN and the temporal transformer, with weights made for this test."""
+    spec = yaml.safe_load((find_bundle("embedded").directory / "bundle.yaml").read_text())
+    torch.manual_seed(0)
+    parts = {"x3d.safetensors": X3D("xs", 5), "temporal.safetensors": TemporalTransformer(384)}
+    (tmp_path / "labels.txt").write_text("walk\nrun\nfall\nsit\nstand\n")
+    sums = {}
+    for name, module in parts.items():
+        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, tmp_path / name)
+    for path in tmp_path.iterdir():
+        sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    spec |= {
+        "name": "motion",
+        "objects_file": None,
+        "sounds_file": None,
+        "audio": None,
+        "video": {
+            "kind": "x3d",
+            "labels": "motion",
+            "options": {"size": "xs"},
+            "licence": "Apache-2.0",
+            "source": "a test",
+            "weights": {"file": "x3d.safetensors", "sha256": sums["x3d.safetensors"]},
+            "label_file": {"file": "labels.txt", "sha256": sums["labels.txt"]},
+        },
+        "temporal": {
+            "weights": {"file": "temporal.safetensors", "sha256": sums["temporal.safetensors"]}
+        },
+    }
+    spec["spaces"]["motion"] = {"floor": 0.0, "calibration": "none"}
+    (tmp_path / "bundle.yaml").write_text(yaml.safe_dump(spec))
+    return tmp_path
+
+
+def test_a_bundle_can_name_the_3d_cnn_and_the_temporal_transformer(x3d_bundle):
+    model = Model(find_bundle(str(x3d_bundle)), load_config())
+    results = model.understand([make_batch(2), make_batch(1, seed=3)])
+    assert [len(r) for r in results] == [2, 1]
+    for unit in results:
+        for result in unit:
+            own = [x for x in result.labels if x.space == "motion"]
+            assert len(own) == 3
+            assert {x.label for x in own} <= {"walk", "run", "fall", "sit", "stand"}
+
+
+def test_no_weights_no_model(x3d_bundle):
+    (x3d_bundle / "x3d.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"x3d.safetensors: no such weight file"):
+        Model(find_bundle(str(x3d_bundle)), load_config())
