@@ -133,7 +133,7 @@ class ClipBatch:
 
     @property
     def has_video(self) -> npt.NDArray[np.bool_]:
-        return self.frame_valid.any(axis=1)
+        return np.asarray(self.frame_valid.any(axis=1), dtype=np.bool_)
 
     @property
     def has_audio(self) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,63 @@
+"""Units of work: on the grid, stable, and none that is settled."""
+
+from __future__ import annotations
+
+import dataclasses
+from fractions import Fraction
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.plan import cut_units, make_plan
+from pipeline.config import load_config
+from pipeline.records import Source
+from pipeline.sources import Listing
+from pipeline.tables.ledger import Ledger
+
+CONFIG = load_config()
+SOURCE = Source("/v.mp4", "v", "1", 10, duration_s=150.0)
+
+
+@given(st.decimals("0.001", "100000", places=3))
+def test_units_tile_the_video_and_the_last_is_open(duration):
+    units = list(cut_units(SOURCE, float(duration), CONFIG, "d"))
+    assert units[0].start_s == 0
+    for a, b in pairwise(units):
+        assert a.end_s == b.start_s == a.start_s + 60
+    assert units[-1].end_s is None
+    rest = Fraction(duration) - Fraction(units[-1].start_s)
+    assert 0 < rest <= 60 + Fraction("0.1")
+
+
+def test_what_has_no_duration_is_one_unit():
+    (unit,) = cut_units(SOURCE, None, CONFIG, "d")
+    assert (unit.start_s, unit.end_s) == (0.0, None)
+
+
+@given(st.sampled_from(["video_id", "digest"]))
+def test_ids_follow_the_video_and_the_digest(what):
+    first = [u.unit_id for u in cut_units(SOURCE, 150.0, CONFIG, "d")]
+    assert first == [u.unit_id for u in cut_units(SOURCE, 150.0, CONFIG, "d")]
+    assert len(set(first)) == 3
+    changed = dataclasses.replace(SOURCE, video_id="w") if what == "video_id" else SOURCE
+    digest = "e" if what == "digest" else "d"
+    assert not set(first) & {u.unit_id for u in cut_units(changed, 150.0, CONFIG, digest)}
+
+
+def test_settled_units_are_left_out_and_attempts_are_counted():
+    listing = Listing((SOURCE,))
+    a, b, c = make_plan(listing, CONFIG, Ledger()).todo
+    ledger = Ledger(done=frozenset([a.unit_id]), failed={b.unit_id: 2})
+    plan = make_plan(listing, CONFIG, ledger)
+    assert [u.unit_id for u in plan.todo] == [c.unit_id]
+    assert (plan.n_units, plan.n_done_before, plan.n_failed_before) == (3, 1, 1)
+    again = make_plan(listing, CONFIG, ledger, retry_failures=True)
+    assert [(u.unit_id, u.attempt) for u in again.todo] == [(b.unit_id, 3), (c.unit_id, 1)]
+
+
+def test_a_file_that_cannot_be_probed_is_a_unit_whose_failure_will_be_a_row(tmp_path):
+    (tmp_path / "bad.mp4").write_text("no video")
+    source = Source(str(tmp_path / "bad.mp4"), "v", "1")
+    (unit,) = make_plan(Listing((source,)), CONFIG, Ledger()).todo
+    assert unit.end_s is None

@@ -1,0 +1,165 @@
+"""The main job on a real, local Ray."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import duckdb
+import pandas as pd
+import pytest
+
+from tests.media_factory import flash_and_click
+
+# What may differ between two runs over the same videos.
+OF_A_RUN = ["run_id", "dt"]
+
+
+def reeltable(*arguments):
+    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    d = tmp_path_factory.mktemp("lake")
+    flash_and_click(d / "long.mp4", seconds=9)
+    flash_and_click(d / "silent.mkv", seconds=4, acodec=None)
+    flash_and_click(d / "late.mov", seconds=4, audio_delay_s=0.5, layout="5.1")
+    return d
+
+
+@pytest.fixture(scope="module")
+def out(lake, tmp_path_factory):
+    """Tables of the lake: units of 8 s, so that one video has two."""
+    out = tmp_path_factory.mktemp("out") / "t"
+    done = reeltable("run", lake, "--out", out, "--set", "clips.unit_s=8", "--date", "2026-01-31")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+def test_a_run_prints_its_times_and_keeps_them(out):
+    out, done = out
+    (record,) = (out / "_runs").glob("*.json")
+    kept = json.loads(record.read_text())
+    for name in ("wall_s", "decode_s", "encode_s", "commit_s"):
+        assert kept[name] > 0
+    for word in ("decode", "encode", "commit"):
+        assert word in done.stdout
+    assert (kept["n_units"], kept["n_done"], kept["n_failed"], kept["n_clips"]) == (4, 4, 0, 5)
+    assert "publishing" in done.stderr
+
+
+def test_the_tables_hold_every_clip_once(out, lake):
+    clips = pd.read_parquet(out[0] / "clips").sort_values(["uri", "start_s"])
+    spans = {
+        uri.rsplit("/", 1)[1]: [(s, round(e)) for s, e in zip(rows.start_s, rows.end_s, strict=True)]
+        for uri, rows in clips.groupby("uri")
+    }
+    assert spans == {"long.mp4": [(0, 4), (4, 8), (8, 9)], "silent.mkv": [(0, 4)], "late.mov": [(0, 4)]}
+    assert clips.clip_id.is_unique
+    assert clips.caption.notna().all()
+    assert (clips.dt == "2026-01-31").all()
+    videos = pd.read_parquet(out[0] / "videos").set_index("uri")
+    assert (videos.status == "ok").all()
+    assert videos.loc[str(lake / "late.mov"), "audio_channels"] == 6
+    assert videos.loc[str(lake / "late.mov"), "av_skew_ms"] == pytest.approx(500, abs=25)
+    assert videos.loc[str(lake / "long.mp4"), "n_clips"] == 3
+
+
+def test_sql_reads_the_directory(out):
+    query = f"select count(*), count(distinct video_id) from '{out[0]}/clips/*/*.parquet'"
+    assert duckdb.sql(query).fetchall() == [(5, 3)]
+
+
+def test_the_second_run_does_nothing_and_says_so(out, lake):
+    before = sorted(p.name for p in out[0].rglob("*"))
+    again = reeltable("run", lake, "--out", out[0], "--set", "clips.unit_s=8", "--json")
+    assert again.returncode == 0
+    assert json.loads(again.stdout)["state"] == "nothing_to_do"
+    assert sorted(p.name for p in out[0].rglob("*")) == before
+    said = reeltable(
+        "run", lake, "--out", out[0], "--set", "clips.unit_s=8", "--set", "run.units_per_batch=1"
+    )
+    assert "Nothing to do" in said.stdout
+
+
+@pytest.fixture(scope="module")
+def with_bad_files(lake, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bad") / "t"
+    bad = tmp_path_factory.mktemp("badfiles")
+    (bad / "text.mp4").write_text("dear diary")
+    (bad / "empty.mp4").write_bytes(b"")
+    done = reeltable(
+        "run",
+        lake,
+        bad,
+        bad / "gone.mp4",
+        "--out",
+        out,
+        "--set",
+        "clips.unit_s=8",
+        "--date",
+        "2026-01-31",
+    )
+    return out, done, [lake, bad, bad / "gone.mp4"]
+
+
+def test_bad_files_are_rows_and_the_others_are_as_without_them(out, with_bad_files):
+    bad_out, done, _ = with_bad_files
+    assert done.returncode == 3, done.stderr
+    failures = pd.read_parquet(bad_out / "failures").set_index("uri")
+    codes = {uri.rsplit("/", 1)[1]: code for uri, code in failures.code.items()}
+    assert codes == {"text.mp4": "not_media", "empty.mp4": "empty", "gone.mp4": "not_found"}
+    assert all(uri in message for uri, message in failures.message.items())
+    key = ["uri", "start_s"]
+    good, with_bad = (
+        pd.read_parquet(d / "clips").drop(columns=OF_A_RUN).sort_values(key, ignore_index=True)
+        for d in (out[0], bad_out)
+    )
+    scores = ["top_score", "caption_score", "video_weight", "audio_weight"]
+    same = [c for c in good if c not in [*scores, "labels", "embedding"]]
+    pd.testing.assert_frame_equal(good[same], with_bad[same])
+    # In other company sums are added in another order.
+    pd.testing.assert_frame_equal(good[scores], with_bad[scores], atol=1e-3)
+
+
+def test_old_failures_do_not_fail_a_later_run(with_bad_files):
+    out, _, inputs = with_bad_files
+    again = reeltable("run", *inputs, "--out", out, "--set", "clips.unit_s=8")
+    assert again.returncode == 0
+    assert "3 failed before (--retry-failures takes them again)" in again.stdout
+    status = json.loads(reeltable("status", out, "--json").stdout)
+    assert (status["n_clips"], status["n_videos"], status["n_failed"]) == (5, 6, 3)
+    assert status["failures_by_code"] == {"not_media": 1, "empty": 1, "not_found": 1}
+
+
+def test_decode_never_runs_inside_the_encoders_process(video_file):
+    """The optimised plan keeps the two stages apart; fused, decoding would wait for the model."""
+    import ray
+    from ray.data._internal.logical.optimizers import get_execution_plan
+
+    from jobs.plan import make_plan
+    from jobs.run import _pipeline
+    from jobs.stages import Watcher
+    from pipeline.config import load_config
+    from pipeline.sources import list_sources
+    from pipeline.tables.ledger import Ledger
+    from pipeline.understand import Provenance
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        config = load_config()
+        plan = make_plan(list_sources([str(video_file)]), config, Ledger())
+        data = _pipeline(plan, config, Provenance("b", "b", "r", "run"), Watcher.remote())
+        operator = get_execution_plan(data._logical_plan)
+        names = []
+        node = operator.dag if hasattr(operator, "dag") else operator[0].dag
+        while node is not None:
+            names.append(node.name)
+            node = node.input_dependencies[0] if node.input_dependencies else None
+    finally:
+        ray.shutdown()
+    stages = [name for name in names if "Stage" in name]
+    assert stages == ["MapBatches(EncodeStage)", "MapBatches(DecodeStage)"]
