@@ -295,7 +295,8 @@ def demo(
     report = _run(_list(videos), out_dir, _load(None, overrides), _day(None), None, False, as_json)
     if not as_json:
         out.print(f"\nThe tables are in {os.path.abspath(out_dir)}. The first rows of clips/:\n")
-        out.print(first_rows(out_dir))
+        for line in first_rows(out_dir):
+            out.print(line, highlight=False, markup=False)
     raise typer.Exit(_exit_code(report, None))
 
 

@@ -107,6 +107,7 @@ def run(
     provenance = Provenance(plan.bundle.name, plan.bundle.digest(), plan.result_digest, run_id)
     seconds: dict[str, float] = {}
     if plan.todo:
+        plan.bundle.check_files()
         _check_writable(store)
         seconds = _execute(plan, out, config, provenance, dt, address, on_progress)
     if plan.todo or not store.exists("videos"):

@@ -117,6 +117,17 @@ class BundleSpec(_Part):
     measured: dict[str, str]
     directory: Path = Field(exclude=True)
 
+    def check_files(self) -> None:
+        """Raise BundleError unless every weight file is there: before a cluster is begun, not after."""
+        parts = [self.text.weights, self.text.config, self.text.tokenizer]
+        for encoder in (self.video, self.audio):
+            if encoder is not None:
+                parts += [f for f in (encoder.weights, encoder.label_file) if f is not None]
+        if self.temporal is not None:
+            parts.append(self.temporal.weights)
+        for part in parts:
+            part.path(self.directory)
+
     def digest(self) -> str:
         """16 hex digits of all that the bundle is; weights enter by their sums."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)

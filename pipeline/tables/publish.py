@@ -13,15 +13,17 @@ from pipeline.tables.schema import FACT_NAMES, FAILURES, SEGMENTS, VIDEOS, clips
 from pipeline.tables.segments import derive_segments
 from pipeline.tables.store import Store
 
-_SEGMENT_COLUMNS = ["video_id", "start_s", "end_s", "labels"]
+_SEGMENT_COLUMNS = ["video_id", "result_digest", "start_s", "end_s", "labels"]
 
 
 def publish(store: Store, ledger: Ledger, dt: str) -> None:
     """Write the derived tables of every date anew, each file whole; `dt` gets one even when empty."""
     units = _latest_units(store, ledger)
+    newest = _newest_digests(units)
+    units = [unit for unit in units if unit["result_digest"] == newest[unit["video_id"]]]
     by_video = defaultdict(list)
     for unit in units:
-        by_video[(unit["video_id"], unit["result_digest"])].append(unit)
+        by_video[unit["video_id"]].append(unit)
     videos, failures = defaultdict(list), defaultdict(list)
     for parts in by_video.values():
         row, when = _video_row(parts)
@@ -34,7 +36,9 @@ def publish(store: Store, ledger: Ledger, dt: str) -> None:
         store.write_table(f"videos/dt={date}/videos.parquet", _videos_table(videos[date]))
         rows = pa.Table.from_pylist(failures[date], schema=FAILURES)
         store.write_table(f"failures/dt={date}/failures.parquet", rows)
-        store.write_table(f"segments/dt={date}/segments.parquet", _segments(store, ledger, date))
+        store.write_table(
+            f"segments/dt={date}/segments.parquet", _segments(store, ledger, date, newest)
+        )
     if not any(record.files for record in ledger.records):
         # A reader of an output in which nothing could be read finds an empty table, not an error.
         store.write_table(f"clips/dt={dt}/empty.parquet", clips_schema().empty_table())
@@ -50,6 +54,15 @@ def _latest_units(store: Store, ledger: Ledger) -> list[dict[str, Any]]:
             if known is None or _rank(unit) >= _rank(known):
                 latest[unit["unit_id"]] = unit
     return list(latest.values())
+
+
+def _newest_digests(units: list[dict[str, Any]]) -> dict[str, str]:
+    """For each video the result digest under which it was understood last: what is derived from."""
+    last: dict[str, tuple[str, str]] = {}
+    for unit in units:
+        by_run = (unit["run_id"], unit["result_digest"])  # run ids sort by time
+        last[unit["video_id"]] = max(last.get(unit["video_id"], by_run), by_run)
+    return {video_id: digest for video_id, (_, digest) in last.items()}
 
 
 def _rank(unit: dict[str, Any]) -> tuple[bool, int]:
@@ -95,9 +108,11 @@ def _videos_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _segments(store: Store, ledger: Ledger, dt: str) -> pa.Table:
+def _segments(store: Store, ledger: Ledger, dt: str, newest: dict[str, str]) -> pa.Table:
     files = [file for record in ledger.records if record.dt == dt for file in record.files]
     if not files:
         return SEGMENTS.empty_table()
-    tables = [store.read_table(file, columns=_SEGMENT_COLUMNS) for file in files]
-    return derive_segments(pa.concat_tables(tables))
+    clips = pa.concat_tables([store.read_table(file, columns=_SEGMENT_COLUMNS) for file in files])
+    by_row = zip(clips.column("video_id"), clips.column("result_digest"), strict=True)
+    is_newest = [newest.get(video.as_py()) == digest.as_py() for video, digest in by_row]
+    return derive_segments(clips.filter(pa.array(is_newest, pa.bool_())))

@@ -35,12 +35,12 @@ def units(*rows):
     return pa.Table.from_pylist(list(rows), schema=UNITS)
 
 
-def clips(*unit_ids, labels=(("dog", 0.9),), video_id="v", start_s=0.0):
+def clips(*unit_ids, labels=(("dog", 0.9),), video_id="v", start_s=0.0, digest="d"):
     rows = []
     for i, unit_id in enumerate(unit_ids):
         row = dict.fromkeys(clips_schema().names)
         row |= {"clip_id": f"c{unit_id}", "unit_id": unit_id, "video_id": video_id}
-        row |= {"start_s": start_s + 4.0 * i, "end_s": start_s + 4.0 * i + 4}
+        row |= {"result_digest": digest, "start_s": start_s + 4.0 * i, "end_s": start_s + 4.0 * i + 4}
         row["labels"] = [
             {"label": name, "score": score, "space": "objects", "modality": "video"}
             for name, score in labels
@@ -105,6 +105,17 @@ def test_a_success_removes_the_failure(store):
     assert store.read_table(f"failures/dt={DAY}/failures.parquet").num_rows == 0
     (video,) = store.read_table(f"videos/dt={DAY}/videos.parquet").to_pylist()
     assert (video["status"], video["n_clips"], video["n_failed_units"]) == ("ok", 1, 0)
+
+
+def test_derived_tables_follow_the_newest_digest_of_a_video(store):
+    commit(store, clips("a"), units(unit("a", run_id="1")), DAY, "1")
+    newer = unit("b", run_id="2", result_digest="e")
+    commit(store, clips("b", labels=[("cat", 0.9)], digest="e"), units(newer), DAY, "2")
+    publish(store, read_ledger(store), DAY)
+    (video,) = store.read_table(f"videos/dt={DAY}/videos.parquet").to_pylist()
+    assert (video["result_digest"], video["n_clips"]) == ("e", 1)
+    segments = store.read_table(f"segments/dt={DAY}/segments.parquet")
+    assert segments.column("label").to_pylist() == ["cat"]
 
 
 def test_a_video_carries_its_manifests_columns(store):
