@@ -30,7 +30,7 @@ def test_a_dog_is_seen_and_heard(shared_media, config, model):
     clips, labels = labels_of(shared_media / "clips" / "vggsound_3qesirWAGt4_dog.mp4", config, model)
     assert ("dog", "video") in labels
     assert ("dog", "audio") in labels
-    assert any("dog" in clip["caption"] for clip in clips)
+    assert clips[0]["caption"] == "A dog in view, probably training dog; a dog heard."
 
 
 @pytest.mark.parametrize(

@@ -50,6 +50,7 @@ class Model:
             sounds = yaml.safe_load((self.spec.directory / self.spec.sounds_file).read_text("utf-8"))
         self.sound_phrases: dict[str, str] = sounds.get("phrases", {})
         self.background = frozenset(sounds.get("background", ()))
+        self.children = _children(sounds.get("parents", {}), self.hearing)
         self.generic = self.background | frozenset(sounds.get("generic", ()))
         objects = self.sight.objects if self.sight else None
         self.object_phrases = dict(zip(objects.words, objects.phrases, strict=True)) if objects else {}
@@ -162,6 +163,12 @@ class Model:
         most = self.config.labels.max_per_space
         return pick_labels(scores, names, space, modality, floor=floor, most=most)
 
+    def _told_sounds(self, foreground: Sequence[Label]) -> list[Label]:
+        """Heard labels for the sentence: a kind of sound is not said beside one of its own."""
+        heard = [label for label in foreground if self.hearing and label.space == self.hearing.space]
+        names = {label.label for label in heard}
+        return [label for label in heard if not names & self.children.get(label.label, frozenset())]
+
     def _result(
         self,
         labels: list[Label],
@@ -176,7 +183,7 @@ class Model:
         evidence = Evidence(
             actions=best_actions(foreground),
             objects=_things(foreground),
-            sounds=[label for label in foreground if label.space == "audioset"],
+            sounds=self._told_sounds(foreground),
             stats=stats,
             has_audio=bool(present[1]),
             is_silent=is_silent,
@@ -192,6 +199,16 @@ class Model:
             video_weight=float(weights[0]) if is_evident else None,
             audio_weight=float(weights[1]) if is_evident else None,
         )
+
+
+def _children(parents: dict[str, str | int], hearing: Hearing | None) -> dict[str, frozenset[str]]:
+    """The names below each kind of sound."""
+    names = hearing.evidence_names if hearing else ()
+    children = {}
+    for parent, span in parents.items():
+        first, _, last = str(span).partition("-")
+        children[parent] = frozenset(names[int(first) : int(last or first) + 1])
+    return children
 
 
 def best_actions(labels: Sequence[Label]) -> list[Label]:

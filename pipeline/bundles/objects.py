@@ -21,6 +21,7 @@ class Objects:
     phrases: tuple[str, ...]  # how each word reads in a sentence
     is_worn: Tensor  # (G,) bool: says who is there, not what they do
     member: Tensor  # (C, G) float, 1 where class c belongs to word g
+    is_told: Tensor  # (C,) bool, False for a class that is neither a label nor evidence
     ungrouped: tuple[int, ...]  # classes that belong to no word
 
 
@@ -39,11 +40,13 @@ def read_objects(file: Path, classes: Sequence[str]) -> Objects:
             if member[index].any():
                 raise BundleError(f"{file}: {word}: {classes[index]!r} has a word already")
             member[index, g] = 1.0
+    is_muted = torch.tensor([bool(group.get("muted")) for group in groups.values()])
     return Objects(
         words=tuple(groups),
         phrases=tuple(group["phrase"] for group in groups.values()),
         is_worn=torch.tensor([bool(group.get("worn")) for group in groups.values()]),
         member=member,
+        is_told=~(member * is_muted).any(dim=1),
         ungrouped=tuple(int(i) for i in torch.nonzero(~member.any(dim=1))[:, 0]),
     )
 

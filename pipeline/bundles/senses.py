@@ -91,7 +91,9 @@ class Sight:
         for places, crops in self._chunks(batches):
             scores = self.net(crops.to(self.device)).float().softmax(-1).cpu()
             if self.objects is not None:
-                scores = torch.cat([scores, (scores @ self.objects.member).clamp(max=1.0)], dim=1)
+                scores = scores * self.objects.is_told
+                words = (scores @ self.objects.member).clamp(max=1.0)
+                scores = torch.cat([scores, words], dim=1)
             # A thing in any of a picture's squares is in the picture.
             rows = owners[places][:, None].expand_as(scores)
             flat.scatter_reduce_(0, rows, scores, "amax")

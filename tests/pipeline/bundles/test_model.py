@@ -16,6 +16,7 @@ from pipeline.bundles.spec import BundleError, find_bundle
 from pipeline.config import load_config
 from pipeline.encoders.cnn3d import X3D
 from pipeline.encoders.temporal import TemporalTransformer
+from pipeline.records import Label
 from tests.batches import make_batch
 
 
@@ -131,3 +132,9 @@ def test_no_weights_no_model(x3d_bundle):
     (x3d_bundle / "x3d.safetensors").unlink()
     with pytest.raises(BundleError, match=r"x3d.safetensors: no such weight file"):
         Model(find_bundle(str(x3d_bundle)), load_config())
+
+
+def test_a_kind_of_sound_is_not_said_beside_one_of_its_own(model):
+    heard = [Label(name, 0.9, "audioset", "audio") for name in ("Animal", "Dog", "Bark", "Music")]
+    assert [x.label for x in model._told_sounds(heard)] == ["Bark", "Music"]
+    assert [x.label for x in model._told_sounds(heard[:1])] == ["Animal"]

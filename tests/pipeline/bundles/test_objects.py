@@ -47,7 +47,7 @@ def test_a_word_holds_what_a_person_would_call_so(objects, word, some, not_some)
 
 def test_clothes_are_no_evidence_for_actions(objects):
     worn = {w for w, is_worn in zip(objects.words, objects.is_worn.tolist(), strict=True) if is_worn}
-    assert worn == {"suit and tie", "clothing"}
+    assert worn == {"suit and tie", "person"}
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,4 @@ def test_every_sound_phrase_names_a_class_that_is_heard():
     assert set(sounds["phrases"]) <= heard
     assert set(sounds["background"]) <= heard
     assert set(sounds["generic"]) <= heard
+    assert set(sounds["parents"]) <= heard
