@@ -69,3 +69,8 @@ def test_every_sound_phrase_names_a_class_that_is_heard():
     assert set(sounds["background"]) <= heard
     assert set(sounds["generic"]) <= heard
     assert set(sounds["parents"]) <= heard
+
+
+def test_what_is_taken_for_something_else_is_not_told(objects):
+    silent = {CLASSES[i] for i in range(len(CLASSES)) if not objects.is_told[i]}
+    assert silent == {"tench", "barracouta", "coho", "sturgeon"}
