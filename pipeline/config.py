@@ -48,6 +48,17 @@ class ClipConfig(_Section):
     frames_per_clip: int = Field(8, ge=1, le=256, description="pictures looked at, evenly spread")
     short_side_px: int = Field(256, ge=32, le=2160, description="pictures are scaled to this")
 
+    max_frame_error_ms: float = Field(
+        0.0,
+        ge=0,
+        description="a picture this far from its instant may stand in where that spares decoding; "
+        "0: always the one on screen",
+    )
+    reader: Literal["auto", "pyav", "decord"] = Field(
+        "auto",
+        description="library that decodes pictures; auto: PyAV, the faster in every case measured",
+    )
+
     @model_validator(mode="after")
     def _units_hold_whole_strides(self) -> Self:
         strides = self.unit_s / self.stride_s

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from pipeline.config import Config
+from pipeline.config import ClipConfig, Config
 from pipeline.media.audio import AudioTrack, read_audio, resample
 from pipeline.media.clock import pts_to_time, time_to_pts, to_fraction
 from pipeline.media.video import Frames, PacketIndex, index_packets, read_frames, scaled_size
@@ -41,7 +41,7 @@ def read_clips(
     media_end = max(shown[1], track.end_s if track else Fraction(0))
     spans = clip_spans(start, end, media_end, clips)
     instants = [clip_instants(span, *shown, clips) for span in spans]
-    frames, places = _read_pictures(unit.uri, info, index, instants, clips.short_side_px)
+    frames, places = _read_pictures(unit.uri, info, index, instants, clips)
 
     n_errors = sum(part.n_errors for part in (track, index, frames) if part is not None)
     report = sync_report(info, index, track, n_errors)
@@ -65,17 +65,17 @@ def _read_pictures(
     info: MediaInfo,
     index: PacketIndex | None,
     instants: list[list[Fraction | None]],
-    short_side_px: int,
+    clips: ClipConfig,
 ) -> tuple[Frames, list[_Place]]:
     """Pictures for all instants of a unit, and the place that each is for."""
     wanted = sorted(
         (t, i, k) for i, row in enumerate(instants) for k, t in enumerate(row) if t is not None
     )  # in order of time, because clips may overlap and readers only go forward
     if info.video is None or index is None or not wanted:
-        width, height = scaled_size(info.video, short_side_px) if info.video else (1, 1)
+        width, height = scaled_size(info.video, clips.short_side_px) if info.video else (1, 1)
         return Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64)), []
     ticks = [time_to_pts(t, info.video.time_base, info.origin_s) for t, _, _ in wanted]
-    frames = read_frames(uri, info, index, ticks, short_side_px)
+    frames = read_frames(uri, info, index, ticks, clips)
     # A file too damaged to show anything gives no pictures: its places stay invalid.
     return frames, [(i, k) for _, i, k in wanted][: len(frames.pts)]
 

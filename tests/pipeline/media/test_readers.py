@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from pipeline.config import ClipConfig
 from pipeline.media.probe import probe
 from pipeline.media.video import (
     DecordReader,
@@ -21,7 +22,7 @@ from tests.media_factory import flash_and_click
 FOREVER = Fraction(10**6)
 READERS = {
     "decord": DecordReader,
-    "pyav": lambda uri, info, _index: PyAVReader(uri, info),
+    "pyav": PyAVReader,
 }
 VFR_TIMES = [0.0, 0.04, 0.08, 0.5, 0.9, 1.0, 1.04, 1.08, 1.9, 2.0, 2.04, 3.5]
 
@@ -48,12 +49,12 @@ def test_a_reader_gives_the_picture_on_screen_with_its_pts(reader, name, files):
     info = probe(uri)
     index = index_packets(uri, info, Fraction(0), FOREVER)
     wanted = ticks(info, [0.01, 0.98, 1.02, 1.5, 2.01, 3.2])
+    expected = [max(p for p in index.pts if p <= t) for t in wanted]
     try:
-        frames = READERS[reader](uri, info, index).read(wanted, 80, 60)
+        frames = READERS[reader](uri, info, index).read(expected, 80, 60)
     except ReaderError:
         assert (reader, name) == ("decord", "ts")  # what it cannot open or place, it leaves
         return
-    expected = [max(p for p in index.pts if p <= t) for t in wanted]
     assert frames.pts.tolist() == expected
     assert frames.rgb.shape == (6, 60, 80, 3)
     times = [float(p * info.video.time_base - info.origin_s) for p in expected]
@@ -66,7 +67,7 @@ def test_both_readers_agree_on_every_frame(files):
     info = probe(uri)
     index = index_packets(uri, info, Fraction(0), FOREVER)
     a = DecordReader(uri, info, index).read(index.pts, 160, 120)
-    b = PyAVReader(uri, info).read(index.pts, 160, 120)
+    b = PyAVReader(uri, info, index).read(index.pts, 160, 120)
     assert a.pts.tolist() == b.pts.tolist() == list(index.pts)
     assert np.abs(a.rgb.astype(int) - b.rgb).mean() < 2
 
@@ -115,6 +116,7 @@ def test_turned_pictures_are_shown_upright(tmp_path, degrees):
     expected = (160, 120) if degrees == 180 else (120, 160)
     assert (info.video.width, info.video.height) == expected
     index = index_packets(str(tmp_path / "turned.mp4"), info, Fraction(0), FOREVER)
-    frames = read_frames(str(tmp_path / "turned.mp4"), info, index, [0], 60)
+    clips = ClipConfig(short_side_px=60)
+    frames = read_frames(str(tmp_path / "turned.mp4"), info, index, [0], clips)
     width, height = scaled_size(info.video, 60)
     assert frames.rgb.shape == (1, height, width, 3)
