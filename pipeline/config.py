@@ -26,6 +26,7 @@ from pydantic import (
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 _DEFAULT_ACTIONS = "kinetics400"
+DEFAULT_MAX_DRIFT_PPM = 10.0  # 0.6 ms over a unit of 60 s
 
 
 class ConfigError(Exception):
@@ -117,6 +118,17 @@ class LabelConfig(_Section):
         return floors
 
 
+class AudioConfig(_Section):
+    """Which sound is taken and how it is put on the clock."""
+
+    track: str = Field(
+        "default", description="'default', a language such as 'eng', or a number: 0 is the first track"
+    )
+    max_drift_ppm: float = Field(
+        DEFAULT_MAX_DRIFT_PPM, ge=0, description="sound that drifts more against its PTS is stretched"
+    )
+
+
 class RunConfig(_Section):
     """How a run uses the machine. Changing it redoes nothing."""
 
@@ -137,6 +149,7 @@ class Config(_Section):
 
     bundle: str = Field("embedded", description="a bundle's name, or a directory with bundle.yaml")
     clips: ClipConfig = ClipConfig()
+    audio: AudioConfig = AudioConfig()
     labels: LabelConfig = LabelConfig()
     run: RunConfig = RunConfig()
 

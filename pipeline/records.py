@@ -101,6 +101,7 @@ class SyncReport:
     video_start_s: float | None = None  # first frame on the media clock
     audio_start_s: float | None = None  # first sample on the media clock
     gap_s: float = 0.0  # silence put where the sound has holes
+    drift_ppm: float | None = None  # of the sound against its PTS; None where too short to tell
     n_decode_errors: int = 0
 
 

@@ -75,7 +75,7 @@ def decode(unit: Unit, config: Config, sample_rate_hz: int) -> Decoded:
     started = time.perf_counter()
     info = None
     try:
-        info = probe(unit.uri)
+        info = probe(unit.uri, config.audio.track)
         batch, sync = read_clips(unit, info, config, sample_rate_hz)
         if len(batch) and unit.is_first and not (batch.has_video | batch.has_audio).any():
             what = "no picture or sound could be decoded; the streams are damaged"
@@ -249,6 +249,7 @@ def media_facts(info: MediaInfo | None, sync: SyncReport | None) -> dict[str, An
             facts |= {"audio_codec": a.codec, "audio_rate_hz": a.rate_hz, "audio_channels": a.channels}
     if sync is not None:
         facts |= {"is_vfr": sync.is_vfr, "gap_s": sync.gap_s, "n_decode_errors": sync.n_decode_errors}
+        facts |= {"drift_ppm": sync.drift_ppm}
         facts |= {"video_start_s": sync.video_start_s, "audio_start_s": sync.audio_start_s}
         if sync.video_start_s is not None and sync.audio_start_s is not None:
             facts["av_skew_ms"] = (sync.audio_start_s - sync.video_start_s) * 1000

@@ -1,12 +1,14 @@
 """Sound placed on the media clock: each sample where its PTS says, holes kept as silence.
 
-Inside a run of frames, samples are counted, because a container's ticks (1 ms in Matroska) are
-coarser than a sample. Where the PTS leaves the count by more than a tick or a millisecond, the
-count starts again from the PTS: a hole becomes silence and is recorded, an overlap is overwritten.
+Frames that follow each other are a run. A run lies where a straight line through its frames' PTS puts
+it, because one container tick (1 ms in Matroska) is coarser than a sample. The line's slope is the
+drift of the sound's rate against the clock; beyond a bound it is stretched away. Between runs a hole
+becomes silence and is recorded, and an overlap is overwritten by what comes later.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -15,13 +17,15 @@ import av
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.config import DEFAULT_MAX_DRIFT_PPM
 from pipeline.media.clock import pts_to_time, sample_index, time_to_pts
 from pipeline.media.probe import decode_tolerantly, open_media, packets_from
 from pipeline.records import AudioStream, MediaInfo
 
 _JITTER_S = Fraction(1, 1000)
 _PREROLL_S = Fraction(1, 2)  # decoded before a seek target and thrown away: codecs need a run-up
-_GROW_S = 10  # the buffer of a span without known end grows in steps of this
+_DRIFT_MIN_S, _DRIFT_MIN_FRAMES = 4.0, 50  # shorter runs do not tell drift from rounding
+_DRIFT_MAX_ERROR_PPM = 20.0  # standard error above which a fitted drift says nothing
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class AudioTrack:
     start_s: Fraction
     present: npt.NDArray[np.int64]  # (k, 2) ascending runs [first, last+1) that the file has
     n_errors: int = 0
+    drift_ppm: float | None = None  # sound longer than its rate says; of the longest run
 
     @property
     def gap_s(self) -> float:
@@ -47,7 +52,13 @@ class AudioTrack:
         return self.start_s + Fraction(last, self.rate_hz)
 
 
-def read_audio(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction) -> AudioTrack:
+def read_audio(
+    uri: str,
+    info: MediaInfo,
+    start_s: Fraction,
+    end_s: Fraction,
+    max_drift_ppm: float = DEFAULT_MAX_DRIFT_PPM,
+) -> AudioTrack:
     """All sound in [start, end), mixed down to one channel at the stream's own rate.
 
     `end_s` may lie beyond the file's end; the track ends where the sound does.
@@ -70,11 +81,46 @@ def read_audio(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction) ->
                     break
         except av.FFmpegError:
             n_errors += 1
-    return placer.track(n_errors)
+    return placer.track(max_drift_ppm, n_errors)
+
+
+class _Run:
+    """Frames that follow each other without a hole, with what their PTS say."""
+
+    def __init__(self) -> None:
+        self.pieces: list[npt.NDArray[np.float32]] = []
+        self.counted: list[int] = []  # samples before each frame
+        self.times_s: list[float] = []  # PTS of each frame, on the span's clock
+        self.n_samples = 0
+
+    def add(self, mono: npt.NDArray[np.float32], time_s: float) -> None:
+        self.counted.append(self.n_samples)
+        self.times_s.append(time_s)
+        self.pieces.append(mono)
+        self.n_samples += len(mono)
+
+    def fit(self, rate_hz: int) -> tuple[float, float | None]:
+        """Where the first sample lies, and by how much the sound is slower than its rate says, in ppm.
+
+        A straight line through the PTS of all frames: a container's coarse ticks average out. Drift
+        is None where the run is too short for its ticks to tell.
+        """
+        counted_s = np.asarray(self.counted) / rate_hz
+        times_s = np.asarray(self.times_s)
+        span_s = counted_s[-1] - counted_s[0]
+        if len(times_s) < _DRIFT_MIN_FRAMES or span_s < _DRIFT_MIN_S:
+            return float(np.median(times_s - counted_s)), None
+        centred = counted_s - counted_s.mean()
+        slope = float((centred * (times_s - times_s.mean())).sum() / (centred**2).sum())
+        residual = times_s - times_s.mean() - slope * centred
+        error = np.sqrt((residual**2).mean() / (centred**2).sum())
+        if error * 1e6 > _DRIFT_MAX_ERROR_PPM:
+            return float(np.median(times_s - counted_s)), None
+        return float(times_s.mean() - slope * counted_s.mean()), (slope - 1) * 1e6
 
 
 class _Placer:
-    """Writes decoded frames into the span's buffer at their places."""
+    """Collects decoded frames and writes them into the span's buffer at their places."""
 
     def __init__(
         self, stream: AudioStream, origin_s: Fraction, start_s: Fraction, end_s: Fraction
@@ -83,36 +129,28 @@ class _Placer:
         self.start_s, self.end_s = start_s, end_s
         self.rate_hz = 0  # of the decoder, known with the first frame (HE-AAC doubles the header's)
         self.mix: Any = None
-        self.buffer = np.zeros(0, np.float32)
-        self.runs: list[list[int]] = []
-        self.expected: int | None = None  # where the next sample lies if nothing is missing
+        self.runs: list[_Run] = []
+        self.expected_s: float | None = None  # where the next frame lies if nothing is missing
 
     def place(self, frame: Any) -> bool:
-        """Place a frame; False once it lies behind the span."""
+        """Take a frame; False once it lies behind the span."""
         if not self.rate_hz:
             self.rate_hz = frame.sample_rate
         mono = self._mono(frame)
-        at = self._position(frame)
-        self.expected = at + len(mono)
-        limit = sample_index(self.end_s - self.start_s, self.rate_hz)
-        first, last = max(at, 0), min(at + len(mono), limit)
-        if first < last:
-            self._grow(last, limit)
-            self.buffer[first:last] = mono[first - at : last - at]
-            self._mark(first, last)
-        return at < limit
+        time_s = self._time_s(frame)
+        slack_s = float(max(2 * (frame.time_base or self.stream.time_base), _JITTER_S))
+        if self.expected_s is None or abs(time_s - self.expected_s) > slack_s:
+            self.runs.append(_Run())
+        self.runs[-1].add(mono, time_s)
+        self.expected_s = time_s + len(mono) / self.rate_hz
+        return time_s < self.end_s - self.start_s
 
-    def _position(self, frame: Any) -> int:
-        """Where the frame's first sample lies, counted from the span's start."""
+    def _time_s(self, frame: Any) -> float:
+        """When the frame's first sample is heard, counted from the span's start."""
         if frame.pts is None:
-            return self.expected or 0
+            return self.expected_s or 0.0
         time_base = frame.time_base or self.stream.time_base
-        time_s = pts_to_time(frame.pts, time_base, self.origin_s) - self.start_s
-        by_pts = sample_index(time_s, self.rate_hz)
-        slack = self.rate_hz * max(time_base, _JITTER_S)
-        if self.expected is not None and abs(by_pts - self.expected) <= slack:
-            return self.expected
-        return by_pts
+        return float(pts_to_time(frame.pts, time_base, self.origin_s) - self.start_s)
 
     def _mono(self, frame: Any) -> npt.NDArray[np.float32]:
         if self.mix is None:
@@ -124,32 +162,56 @@ class _Placer:
             mixed = self.mix.resample(frame)
         return np.concatenate([m.to_ndarray()[0] for m in mixed] or [np.zeros(0, np.float32)])
 
-    def _grow(self, needed: int, limit: int) -> None:
-        if needed > len(self.buffer):
-            size = min(limit, max(needed, 2 * len(self.buffer), _GROW_S * self.rate_hz))
-            self.buffer = np.concatenate([self.buffer, np.zeros(size - len(self.buffer), np.float32)])
-
-    def _mark(self, first: int, last: int) -> None:
-        if self.runs and first <= self.runs[-1][1]:
-            self.runs[-1][1] = max(self.runs[-1][1], last)
-        else:
-            self.runs.append([first, last])
-
-    def track(self, n_errors: int) -> AudioTrack:
-        end = self.runs[-1][1] if self.runs else 0
+    def track(self, max_drift_ppm: float, n_errors: int) -> AudioTrack:
+        """All runs in their places; one that drifts beyond the bound is stretched to its PTS."""
+        rate_hz = self.rate_hz or self.stream.rate_hz
+        limit = sample_index(self.end_s - self.start_s, rate_hz)
+        placed, drift_ppm, longest = [], None, 0
+        for run in self.runs:
+            first_s, drift = run.fit(rate_hz)
+            samples = np.concatenate(run.pieces)
+            if drift is not None and run.n_samples > longest:
+                drift_ppm, longest = drift, run.n_samples
+            if drift is not None and abs(drift) > max_drift_ppm:
+                samples = stretch(samples, 1 + drift * 1e-6)
+            placed.append((round(first_s * rate_hz), samples))
+        end = max((min(limit, at + len(samples)) for at, samples in placed), default=0)
+        buffer = np.zeros(max(0, end), np.float32)
+        present: list[list[int]] = []
+        for at, samples in placed:
+            first, last = max(at, 0), min(at + len(samples), limit)
+            if first < last:
+                buffer[first:last] = samples[first - at : last - at]
+                present.append([first, last])
         return AudioTrack(
-            samples=self.buffer[:end],
-            rate_hz=self.rate_hz or self.stream.rate_hz,
-            start_s=self.start_s,
-            present=np.array(self.runs, dtype=np.int64).reshape(-1, 2),
-            n_errors=n_errors,
+            buffer, rate_hz, self.start_s, _merged(present), n_errors, drift_ppm=drift_ppm
         )
+
+
+def _merged(runs: list[list[int]]) -> npt.NDArray[np.int64]:
+    """Runs that touch or overlap as one, ascending."""
+    merged: list[list[int]] = []
+    for first, last in sorted(runs):
+        if merged and first <= merged[-1][1]:
+            merged[-1][1] = max(merged[-1][1], last)
+        else:
+            merged.append([first, last])
+    return np.array(merged, dtype=np.int64).reshape(-1, 2)
+
+
+def stretch(samples: npt.NDArray[np.float32], factor: float) -> npt.NDArray[np.float32]:
+    """The same sound made longer by `factor`, for factors near 1.
+
+    Linear interpolation: what it takes from the highest tones lies above what encoders of 16 kHz hear.
+    """
+    n = round(len(samples) * factor)
+    return np.interp(np.arange(n) / factor, np.arange(len(samples)), samples).astype(np.float32)
 
 
 def resample(track: AudioTrack, rate_hz: int) -> AudioTrack:
     """The same sound at another rate, starting at the same instant."""
     if track.rate_hz == rate_hz or not len(track.samples):
-        return AudioTrack(track.samples, rate_hz, track.start_s, track.present, track.n_errors)
+        return dataclasses.replace(track, rate_hz=rate_hz)
     frame = av.AudioFrame.from_ndarray(track.samples[None], format="fltp", layout="mono")
     frame.sample_rate = track.rate_hz
     resampler = av.AudioResampler(format="fltp", layout="mono", rate=rate_hz)
@@ -159,4 +221,4 @@ def resample(track: AudioTrack, rate_hz: int) -> AudioTrack:
     n_samples = int(present[-1, 1]) if len(present) else 0
     samples = np.concatenate(pieces)[:n_samples]
     samples = np.pad(samples, (0, n_samples - len(samples)))
-    return AudioTrack(samples, rate_hz, track.start_s, present, track.n_errors)
+    return dataclasses.replace(track, samples=samples, rate_hz=rate_hz, present=present)

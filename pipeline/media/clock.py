@@ -30,13 +30,16 @@ def sample_index(time_s: Fraction, rate_hz: int) -> int:
     return round(time_s * rate_hz)
 
 
-def file_origin(starts_s: Sequence[Fraction]) -> Fraction:
-    """Where the media clock's 0 lies: the earliest stream start, but never before 0.
+def file_origin(starts_s: Sequence[Fraction], *, hides_negative: bool = True) -> Fraction:
+    """Where the media clock's 0 lies: the earliest stream start.
 
-    What a container puts before 0 is priming of an audio codec or pictures that an edit list cuts
-    away; it is not presented.
+    Args:
+        hides_negative: what this container puts before 0 is not presented (mp4, Matroska: priming of
+            an audio codec, pictures that an edit list cuts away). In an MPEG-TS whose time stamps
+            wrap, it is the part before the wrap, and presented.
     """
-    return max(Fraction(0), min(starts_s, default=Fraction(0)))
+    earliest = min(starts_s, default=Fraction(0))
+    return max(Fraction(0), earliest) if hides_negative else earliest
 
 
 def on_screen(ascending_pts: Sequence[int], pts: int) -> int:

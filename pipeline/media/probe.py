@@ -23,6 +23,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mpegvideo,m4v,h264,hevc,"
     "ivf,wav,w64,mp3,flac,aac,ac3,eac3,aiff,caf,gif,mxf,rm,swf,nut,dv,vob,amr,wv"
 )
+_HIDE_NEGATIVE = ("mov", "matroska")
 _SEEK_EARLIER_S = (0, 4, 30)
 _ROTATION_PACKETS = 64  # a decoder that has given no frame by then is damaged at its start
 _DEFAULT_DURATION_TB = Fraction(1, 1_000_000)  # AV_TIME_BASE of a container's duration
@@ -87,27 +88,31 @@ def _container(uri: str, file: Any) -> Iterator[Any]:
         container.close()
 
 
-def probe(uri: str) -> MediaInfo:
+def probe(uri: str, audio_track: str = "default") -> MediaInfo:
     """Facts of a media file, from its headers.
+
+    Args:
+        audio_track: "default" as a player chooses, a language such as "eng", or a number from 0; the
+            default track stands in where there is none such.
 
     Raises:
         MediaError: it cannot be opened, or has neither picture nor sound that can be decoded.
     """
     with open_media(uri) as container:
-        return describe(uri, container)
+        return describe(uri, container, audio_track)
 
 
-def describe(uri: str, container: Any) -> MediaInfo:
+def describe(uri: str, container: Any, audio_track: str = "default") -> MediaInfo:
     """Facts of an open container; the streams are the ones that a player would choose."""
     video = _best(container, "video")
-    audio = _best(container, "audio")
+    audio = _chosen_audio(container, audio_track)
     if video is None and audio is None:
         raise MediaError("probe", "no_streams", f"{uri}: no video or audio stream that can be decoded")
     starts = [s.start_time * s.time_base for s in (video, audio) if s and s.start_time is not None]
     return MediaInfo(
         container=container.format.name,
         duration_s=_duration_s(container, [s for s in (video, audio) if s]),
-        origin_s=file_origin(starts),
+        origin_s=_origin(container, starts),
         video=_video_stream(container, video) if video else None,
         audio=_audio_stream(audio) if audio else None,
     )
@@ -129,6 +134,22 @@ def _best(container: Any, kind: str) -> Any:
     return None
 
 
+def _chosen_audio(container: Any, track: str) -> Any:
+    tracks = list(container.streams.audio)
+    if track.isdigit() and int(track) < len(tracks):
+        return tracks[int(track)]
+    if track != "default" and not track.isdigit():
+        named = [s for s in tracks if s.language and s.language.lower() == track.lower()]
+        if named:
+            return named[0]
+    return _best(container, "audio")
+
+
+def _origin(container: Any, starts_s: list[Fraction]) -> Fraction:
+    hides = container.format.name.startswith(_HIDE_NEGATIVE)
+    return file_origin(starts_s, hides_negative=hides)
+
+
 def _is_picture(stream: Any) -> bool:
     """Cover art or a thumbnail track: one still, not a video."""
     return bool(stream.disposition & (av.stream.Disposition.attached_pic))
@@ -139,7 +160,7 @@ def _duration_s(container: Any, streams: list[Any]) -> float | None:
     ends = [float((s.duration + (s.start_time or 0)) * s.time_base) for s in streams if s.duration]
     starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
     if ends:
-        return max(ends) - float(file_origin(starts))
+        return max(ends) - float(_origin(container, starts))
     return float(container.duration * _DEFAULT_DURATION_TB) if container.duration else None
 
 

@@ -34,7 +34,7 @@ def read_clips(
     start = to_fraction(unit.start_s)
     end = _FOREVER_S if unit.end_s is None else to_fraction(unit.end_s)
     overlap = max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
-    track = read_audio(unit.uri, info, start, end + overlap) if info.audio else None
+    track = _read_sound(unit.uri, info, start, end + overlap, config)
     index = index_packets(unit.uri, info, start, end + overlap) if info.video else None
 
     shown = _shown_span(info, index)
@@ -50,6 +50,12 @@ def read_clips(
         info, spans, instants, shown, frames, places, sound, config, sample_rate_hz, n_errors
     )
     return batch, report
+
+
+def _read_sound(
+    uri: str, info: MediaInfo, start: Fraction, end: Fraction, config: Config
+) -> AudioTrack | None:
+    return read_audio(uri, info, start, end, config.audio.max_drift_ppm) if info.audio else None
 
 
 def _shown_span(info: MediaInfo, index: PacketIndex | None) -> tuple[Fraction, Fraction]:

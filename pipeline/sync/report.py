@@ -23,5 +23,6 @@ def sync_report(
         video_start_s=video_start_s,
         audio_start_s=audio_start_s,
         gap_s=track.gap_s if track else 0.0,
+        drift_ppm=track.drift_ppm if track else None,
         n_decode_errors=n_errors,
     )
