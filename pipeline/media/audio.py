@@ -25,7 +25,7 @@ from pipeline.records import AudioStream, MediaInfo
 _JITTER_S = Fraction(1, 1000)
 _PREROLL_S = Fraction(1, 2)  # decoded before a seek target and thrown away: codecs need a run-up
 _DRIFT_MIN_S, _DRIFT_MIN_FRAMES = 4.0, 50  # shorter runs do not tell drift from rounding
-_DRIFT_MAX_ERROR_PPM = 20.0  # standard error above which a fitted drift says nothing
+_DRIFT_MAX_ERROR_PPM = 10.0  # a fitted drift that ticks can bend by more says nothing
 
 
 @dataclass(frozen=True)
@@ -99,24 +99,23 @@ class _Run:
         self.pieces.append(mono)
         self.n_samples += len(mono)
 
-    def fit(self, rate_hz: int) -> tuple[float, float | None]:
-        """Where the first sample lies, and by how much the sound is slower than its rate says, in ppm.
+    def fit(self, rate_hz: int, tick_s: float) -> tuple[float, float, bool]:
+        """A straight line through the PTS of all frames, in which a container's coarse ticks average out.
 
-        A straight line through the PTS of all frames: a container's coarse ticks average out. Drift
-        is None where the run is too short for its ticks to tell.
+        Returns:
+            Where the first sample lies; by how much the sound is slower than its rate says, in ppm; and
+            whether the run is long enough for its ticks to tell.
         """
         counted_s = np.asarray(self.counted) / rate_hz
         times_s = np.asarray(self.times_s)
         span_s = counted_s[-1] - counted_s[0]
         if len(times_s) < _DRIFT_MIN_FRAMES or span_s < _DRIFT_MIN_S:
-            return float(np.median(times_s - counted_s)), None
+            return float(np.median(times_s - counted_s)), 0.0, False
         centred = counted_s - counted_s.mean()
         slope = float((centred * (times_s - times_s.mean())).sum() / (centred**2).sum())
-        residual = times_s - times_s.mean() - slope * centred
-        error = np.sqrt((residual**2).mean() / (centred**2).sum())
-        if error * 1e6 > _DRIFT_MAX_ERROR_PPM:
-            return float(np.median(times_s - counted_s)), None
-        return float(times_s.mean() - slope * counted_s.mean()), (slope - 1) * 1e6
+        # Where frames are whole ticks long, all are rounded alike: then half a tick stays in the slope.
+        is_told = 0.5 * tick_s / span_s * 1e6 <= _DRIFT_MAX_ERROR_PPM
+        return float(times_s.mean() - slope * counted_s.mean()), (slope - 1) * 1e6, is_told
 
 
 class _Placer:
@@ -168,11 +167,11 @@ class _Placer:
         limit = sample_index(self.end_s - self.start_s, rate_hz)
         placed, drift_ppm, longest = [], None, 0
         for run in self.runs:
-            first_s, drift = run.fit(rate_hz)
+            first_s, drift, is_told = run.fit(rate_hz, float(self.stream.time_base))
             samples = np.concatenate(run.pieces)
-            if drift is not None and run.n_samples > longest:
+            if is_told and run.n_samples > longest:
                 drift_ppm, longest = drift, run.n_samples
-            if drift is not None and abs(drift) > max_drift_ppm:
+            if abs(drift) > max_drift_ppm:
                 samples = stretch(samples, 1 + drift * 1e-6)
             placed.append((round(first_s * rate_hz), samples))
         end = max((min(limit, at + len(samples)) for at, samples in placed), default=0)

@@ -24,6 +24,7 @@ CONTAINERS = (
     "ivf,wav,w64,mp3,flac,aac,ac3,eac3,aiff,caf,gif,mxf,rm,swf,nut,dv,vob,amr,wv"
 )
 _HIDE_NEGATIVE = ("mov", "matroska")
+_SEEK_AHEAD_S = 10
 _SEEK_EARLIER_S = (0, 4, 30)
 _ROTATION_PACKETS = 64  # a decoder that has given no frame by then is damaged at its start
 _DEFAULT_DURATION_TB = Fraction(1, 1_000_000)  # AV_TIME_BASE of a container's duration
@@ -212,7 +213,7 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
     if pts is not None:
         for earlier_s in _SEEK_EARLIER_S:
             target = pts - int(earlier_s / stream.time_base)
-            if target <= (stream.start_time or 0):
+            if target <= (stream.start_time or 0) and earlier_s:
                 break
             try:
                 container.seek(target, stream=stream, backward=True)
@@ -224,7 +225,9 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
                 yield first
                 yield from packets
                 return
-        container.seek(0)  # to 0, not to the stream's start: MPEG-TS would miss its first keyframe
+        # Well ahead of the stream's start: aimed at the start itself, MPEG-TS misses its first keyframe.
+        ahead = (stream.start_time or 0) - int(_SEEK_AHEAD_S / stream.time_base)
+        container.seek(ahead, stream=stream, backward=True)
     yield from container.demux(stream)
 
 

@@ -260,7 +260,7 @@ class _Decoder:
         self.start = start
 
     def __iter__(self) -> Iterator[Any]:
-        left = len(self.plan.send) if self.plan is not None else None
+        left = set(self.plan.send) if self.plan is not None else None
         try:
             for packet in packets_from(self.container, self.stream, self.start):
                 if self.plan is not None and packet.size:
@@ -269,10 +269,11 @@ class _Decoder:
                     if packet.pts in self.plan.restart:
                         yield from self._drain()
                 yield from self._frames(packet)
-                left = None if left is None else left - 1
-                if left == 0:
-                    yield from self._drain()
-                    return
+                if left is not None:
+                    left.discard(packet.pts)
+                    if not left:
+                        yield from self._drain()
+                        return
         except av.FFmpegError:
             self.n_errors += 1
 
@@ -312,7 +313,8 @@ class _Scaler:
     """Frames → upright RGB pictures of one size.
 
     Bicubic, as the pictures that encoders learned from were scaled. 8-bit planar YUV is scaled as it is
-    and becomes RGB when it is small: a quarter of the cost of doing both at once, measured on 720p. Everything else (10-bit, RGB, palettes) goes in one step.
+    and becomes RGB when it is small: a quarter of the cost of doing both at once, measured on 720p.
+    Everything else (10-bit, RGB, palettes) goes in one step.
     """
 
     def __init__(self, width: int, height: int, rotation_deg: int) -> None:
