@@ -258,14 +258,19 @@ def probe(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A path or URL.")], as_json: AsJson = False
 ) -> None:
     """Container and sync facts of one file, without decoding it whole."""
-    from pipeline.media.probe import probe as probe_file
+    from jobs.plan import PROBE
+    from pipeline.config import LimitConfig
+    from pipeline.media.guard import Guard, Limits
     from pipeline.records import MediaError
     from pipeline.understand import media_facts
 
+    guard = Guard(PROBE, Limits(deadline_s=60.0, memory_mb=4096))
     try:
-        info = probe_file(file)
+        info, _ = guard.call(file, "default", LimitConfig())
     except MediaError as e:
         _fail(e.failure.message, Exit.JOB_FAILED)
+    finally:
+        guard.close()
     facts = media_facts(info, None) | {"origin_s": float(info.origin_s)}
     for stream, name in ((info.video, "video"), (info.audio, "audio")):
         if stream is not None:

@@ -7,16 +7,18 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from queue import SimpleQueue
 
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config
 from pipeline.media.clock import to_fraction
-from pipeline.media.probe import probe
+from pipeline.media.guard import Guard, Limits
 from pipeline.records import MediaError, Source, Unit, short_hash
 from pipeline.sources import Listing
 from pipeline.tables.ledger import Ledger
 
-_PROBES_AT_ONCE = 16  # headers are small reads, mostly waited for
+_PROBES_AT_ONCE = 4  # processes that read headers
+PROBE = "pipeline.media.probe:probe_guarded"
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def make_plan(
     bundle = find_bundle(config.bundle)
     digest = config.result_digest(bundle.digest())
     units: list[Unit] = []
-    for source, duration_s in _with_durations(listing.sources, on_probed):
+    for source, duration_s in _with_durations(listing.sources, config, on_probed):
         units += cut_units(source, duration_s, config, digest)
     todo = [
         _with_attempt(unit, ledger)
@@ -86,23 +88,38 @@ def cut_units(
 
 
 def _with_durations(
-    sources: Iterable[Source], on_probed: Callable[[], None]
+    sources: Iterable[Source], config: Config, on_probed: Callable[[], None]
 ) -> Iterator[tuple[Source, float | None]]:
-    """Durations from the manifest, else from headers; None where there is none to be had."""
+    """Durations from the manifest, else from headers; None where there is none to be had.
+
+    Headers are read in guarded processes: a file that hangs or kills its reader costs no plan.
+    """
+    sources = list(sources)
+    limits = Limits(config.run.decode_deadline_s, config.run.decode_memory_mb)
+    n_unknown = sum(source.duration_s is None for source in sources)
+    guards: SimpleQueue[Guard] = SimpleQueue()
+    for _ in range(min(_PROBES_AT_ONCE, n_unknown)):
+        guards.put(Guard(PROBE, limits))
 
     def duration_s(source: Source) -> float | None:
         if source.duration_s is not None:
             return source.duration_s
+        guard = guards.get()
         try:
-            return probe(source.uri).duration_s
+            info, _ = guard.call(source.uri, config.audio.track, config.limits)
+            return info.duration_s
         except MediaError:
             return None  # the unit will fail with the same error, as a row
         finally:
+            guards.put(guard)
             on_probed()
 
-    sources = list(sources)
-    with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
-        yield from zip(sources, pool.map(duration_s, sources), strict=True)
+    try:
+        with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:
+            yield from zip(sources, pool.map(duration_s, sources), strict=True)
+    finally:
+        while not guards.empty():
+            guards.get().close()
 
 
 def _with_attempt(unit: Unit, ledger: Ledger) -> Unit:

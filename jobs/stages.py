@@ -54,7 +54,8 @@ class DecodeStage:
 
     def __init__(self, config: Config, sample_rate_hz: int, watcher: ray.actor.ActorHandle) -> None:
         self.config, self.sample_rate_hz, self.watcher = config, sample_rate_hz, watcher
-        limits = Limits(config.run.decode_deadline_s, config.run.decode_memory_mb)
+        run = config.run
+        limits = Limits(run.decode_deadline_s, run.decode_memory_mb, run.decode_files_per_process)
         self.guard = Guard(DECODE, limits)
 
     def __call__(self, rows: pa.Table) -> pa.Table:

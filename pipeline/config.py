@@ -140,8 +140,18 @@ class RunConfig(_Section):
     units_per_batch: int = Field(2, ge=1, description="units encoded in one call")
     units_per_file: int = Field(32, ge=1, description="units behind one table file and commit record")
     decode_deadline_s: float = Field(600.0, gt=0, description="a unit that decodes longer has failed")
+    decode_files_per_process: int = Field(500, ge=1, description="then it is replaced by a new one")
     decode_memory_mb: int = Field(4096, ge=256, description="memory a decode process may take")
     max_attempts: int = Field(3, ge=1, description="times a unit is begun when its worker dies")
+
+
+class LimitConfig(_Section):
+    """What a media file may ask for; more is a failure of that file. Changing it redoes nothing."""
+
+    max_pixels: int = Field(8192 * 4320, ge=1, description="of a coded picture")
+    max_duration_s: float = Field(7 * 86_400.0, gt=0, description="by any header")
+    max_streams: int = Field(64, ge=1)
+    max_frames_per_unit: int = Field(100_000, ge=1, description="pictures in one unit of work")
 
 
 class Config(_Section):
@@ -151,11 +161,12 @@ class Config(_Section):
     clips: ClipConfig = ClipConfig()
     audio: AudioConfig = AudioConfig()
     labels: LabelConfig = LabelConfig()
+    limits: LimitConfig = LimitConfig()
     run: RunConfig = RunConfig()
 
     def result_digest(self, bundle_digest: str) -> str:
         """16 hex digits of all that changes results."""
-        relevant = self.model_dump(mode="json", exclude={"run", "bundle"})
+        relevant = self.model_dump(mode="json", exclude={"run", "limits", "bundle"})
         text = json.dumps([relevant, bundle_digest], sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -31,6 +31,7 @@ class Limits:
 
     deadline_s: float
     memory_mb: int
+    calls_per_process: int = 500  # decoders leak: after so many files the child is replaced
 
 
 class Guard:
@@ -42,6 +43,7 @@ class Guard:
 
     def __init__(self, function: str, limits: Limits) -> None:
         self.function, self.limits = function, limits
+        self._n_calls = 0
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
 
@@ -52,7 +54,10 @@ class Guard:
             MediaError: stage decode, with the code `deadline`, `memory` or `crashed`; or what the
                 function itself raised as such.
         """
+        if self._n_calls >= self.limits.calls_per_process:
+            self.close()
         pipe = self._start()
+        self._n_calls += 1
         try:
             pipe.send(arguments)
             answer, shared, size = self._wait(pipe)
@@ -92,6 +97,7 @@ class Guard:
 
     def close(self) -> int | None:
         """End the child; its exit code, negative for a signal, None where there was none."""
+        self._n_calls = 0
         pipe, child = self._pipe, self._child
         self._pipe = self._child = None
         if pipe is not None:

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import fsspec
 
+from pipeline.config import LimitConfig
 from pipeline.media.clock import file_origin
 from pipeline.records import AudioStream, MediaError, MediaInfo, VideoStream
 
@@ -23,6 +24,7 @@ CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,mpegvideo,m4v,h264,hevc,"
     "ivf,wav,w64,mp3,flac,aac,ac3,eac3,aiff,caf,gif,mxf,rm,swf,nut,dv,vob,amr,wv"
 )
+_DEFAULT_LIMITS = LimitConfig()
 _HIDE_NEGATIVE = ("mov", "matroska")
 _SEEK_AHEAD_S = 10
 _SEEK_EARLIER_S = (0, 4, 30)
@@ -89,21 +91,48 @@ def _container(uri: str, file: Any) -> Iterator[Any]:
         container.close()
 
 
-def probe(uri: str, audio_track: str = "default") -> MediaInfo:
+def probe(uri: str, audio_track: str = "default", limits: LimitConfig = _DEFAULT_LIMITS) -> MediaInfo:
     """Facts of a media file, from its headers.
 
     Args:
+        limits: what the file may ask for; beyond it nothing of it is decoded.
         audio_track: "default" as a player chooses, a language such as "eng", or a number from 0; the
             default track stands in where there is none such.
 
     Raises:
-        MediaError: it cannot be opened, or has neither picture nor sound that can be decoded.
+        MediaError: it cannot be opened, asks for more than the limits, or has neither picture nor
+            sound that can be decoded.
     """
     with open_media(uri) as container:
-        return describe(uri, container, audio_track)
+        _check_limits(uri, container, limits)
+        return _describe(uri, container, audio_track)
 
 
-def describe(uri: str, container: Any, audio_track: str = "default") -> MediaInfo:
+def probe_guarded(uri: str, audio_track: str, limits: LimitConfig) -> tuple[MediaInfo, None]:
+    """`probe` as a guard's child calls it."""
+    return probe(uri, audio_track, limits), None
+
+
+def _check_limits(uri: str, container: Any, limits: LimitConfig) -> None:
+    n_streams = len(container.streams)
+    if n_streams > limits.max_streams:
+        raise _too_large(uri, f"{n_streams} streams", f"limits.max_streams is {limits.max_streams}")
+    duration_s = (container.duration or 0) * _DEFAULT_DURATION_TB
+    if duration_s > limits.max_duration_s:
+        allowed = f"limits.max_duration_s is {limits.max_duration_s:g}"
+        raise _too_large(uri, f"{float(duration_s):g} s by its header", allowed)
+    for stream in container.streams.video:
+        context = stream.codec_context
+        if context is not None and context.width * context.height > limits.max_pixels:
+            what = f"pictures of {context.width}x{context.height}"
+            raise _too_large(uri, what, f"limits.max_pixels is {limits.max_pixels}")
+
+
+def _too_large(uri: str, what: str, allowed: str) -> MediaError:
+    return MediaError("probe", "too_large", f"{uri}: {what}; {allowed}")
+
+
+def _describe(uri: str, container: Any, audio_track: str) -> MediaInfo:
     """Facts of an open container; the streams are the ones that a player would choose."""
     video = _best(container, "video")
     audio = _chosen_audio(container, audio_track)

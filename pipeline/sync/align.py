@@ -10,7 +10,7 @@ from pipeline.config import ClipConfig, Config
 from pipeline.media.audio import AudioTrack, read_audio, resample
 from pipeline.media.clock import pts_to_time, time_to_pts, to_fraction
 from pipeline.media.video import Frames, PacketIndex, index_packets, read_frames, scaled_size
-from pipeline.records import ClipBatch, MediaInfo, SyncReport, Unit
+from pipeline.records import ClipBatch, MediaError, MediaInfo, SyncReport, Unit
 from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
 from pipeline.sync.report import sync_report
 
@@ -36,6 +36,11 @@ def read_clips(
     overlap = max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
     track = _read_sound(unit.uri, info, start, end + overlap, config)
     index = index_packets(unit.uri, info, start, end + overlap) if info.video else None
+
+    most = config.limits.max_frames_per_unit
+    if index is not None and len(index.packets) > most:
+        what = f"{len(index.packets)} pictures in a unit; limits.max_frames_per_unit is {most}"
+        raise MediaError("decode", "too_large", f"{unit.uri}: {what}")
 
     shown = _shown_span(info, index)
     media_end = max(shown[1], track.end_s if track else Fraction(0))

@@ -70,3 +70,12 @@ def test_no_child_outlives_its_guard(guard):
     guard.close()
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+def test_a_process_is_replaced_after_so_many_files():
+    guard = Guard("tests.pipeline.media.test_guard:work", Limits(3.0, 600, calls_per_process=2))
+    try:
+        pids = [guard.call("work")[0][0] for _ in range(5)]
+    finally:
+        guard.close()
+    assert pids[0] == pids[1] != pids[2] == pids[3] != pids[4]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipeline.config import LimitConfig
 from pipeline.media.probe import probe
 from pipeline.records import MediaError
 from tests.media_factory import flash_and_click
@@ -75,3 +76,18 @@ def test_a_file_that_points_at_others_is_refused(tmp_path, content):
     with pytest.raises(MediaError) as error:
         probe(str(path))
     assert error.value.failure.code == "not_media"
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"max_pixels": 100}, "pictures of 160x120; limits.max_pixels is 100"),
+        ({"max_duration_s": 5}, "by its header; limits.max_duration_s is 5"),
+        ({"max_streams": 1}, "2 streams; limits.max_streams is 1"),
+    ],
+)
+def test_a_file_that_asks_for_too_much_is_refused_before_it_is_decoded(video_file, limit, said):
+    with pytest.raises(MediaError) as error:
+        probe(str(video_file), limits=LimitConfig(**limit))
+    assert error.value.failure.code == "too_large"
+    assert said in error.value.failure.message
