@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate clean
+.PHONY: demo test lint format calibrate bench-decode soak-media clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -29,6 +29,12 @@ format: $(STAMP)
 
 calibrate: $(STAMP)  ## fit the sound scores on ESC-10 and print what stands in bundle.yaml
 	$(BIN)/python -m tests.benchmarks.calibrate_sounds
+
+bench-decode: $(STAMP)  ## CPU cost of decoding against decord, PyAV, torchcodec and ffmpeg
+	$(BIN)/python -m tests.benchmarks.decode
+
+soak-media: $(STAMP)  ## 10,000 damaged files under the guard: none hangs, none is lost
+	$(BIN)/python -m tests.soak.media --files 10000
 
 clean:
 	rm -rf $(VENV) demo_out build dist

@@ -77,7 +77,7 @@ def decode(unit: Unit, config: Config, sample_rate_hz: int) -> Decoded:
     try:
         info = probe(unit.uri, config.audio.track, config.limits)
         batch, sync = read_clips(unit, info, config, sample_rate_hz)
-        if len(batch) and unit.is_first and not (batch.has_video | batch.has_audio).any():
+        if unit.is_first and not (batch.has_video | batch.has_audio).any():
             what = "no picture or sound could be decoded; the streams are damaged"
             raise MediaError("decode", "undecodable", f"{unit.uri}: {what}")
         decoded = Decoded(unit, batch, None, info, sync)

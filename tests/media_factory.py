@@ -51,6 +51,8 @@ def flash_and_click(
             video.codec_context.time_base = Fraction(1, ticks)
             if vcodec == "libx264":
                 video.options = {"preset": "ultrafast", "bf": str(b_frames), "g": "50"}
+            if vcodec == "libx265":
+                video.options = {"x265-params": "log-level=none"}
             if rotate:
                 video.set_display_rotation(rotate)
         if acodec:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from pipeline.config import DEFAULT_MAX_DRIFT_PPM
 from pipeline.media.clock import pts_to_time, sample_index, time_to_pts
-from pipeline.media.probe import decode_tolerantly, open_media, packets_from
+from pipeline.media.probe import decode_tolerantly, open_media, packets_from, stream_at
 from pipeline.records import AudioStream, MediaInfo
 
 _JITTER_S = Fraction(1, 1000)
@@ -68,8 +68,7 @@ def read_audio(
     placer = _Placer(info.audio, info.origin_s, start_s, end_s)
     n_errors = 0
     with open_media(uri) as container:
-        stream = container.streams[info.audio.index]
-        stream.thread_type = "NONE"
+        stream = stream_at(uri, container, info.audio.index)
         target = None
         if start_s > _PREROLL_S:
             target = time_to_pts(start_s - _PREROLL_S, info.audio.time_base, info.origin_s)

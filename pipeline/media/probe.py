@@ -141,17 +141,22 @@ def _describe(uri: str, container: Any, audio_track: str) -> MediaInfo:
     starts = [s.start_time * s.time_base for s in (video, audio) if s and s.start_time is not None]
     return MediaInfo(
         container=container.format.name,
-        duration_s=_duration_s(container, [s for s in (video, audio) if s]),
         origin_s=_origin(container, starts),
         video=_video_stream(container, video) if video else None,
         audio=_audio_stream(audio) if audio else None,
+        duration_s=_duration_s(container, [s for s in (video, audio) if s]),
     )
 
 
 def _best(container: Any, kind: str) -> Any:
     """The stream that a player shows: FFmpeg's choice, never cover art, never one without decoder."""
-    chosen = container.streams.best(kind)
-    candidates = [chosen, *getattr(container.streams, kind)] if chosen else []
+    candidates = list(getattr(container.streams, kind))
+    try:
+        chosen = container.streams.best(kind)
+    except IndexError:  # FFmpeg names a stream that appeared while it looked: damaged headers
+        chosen = None
+    if chosen is not None:
+        candidates.insert(0, chosen)
     for stream in candidates:
         context = stream.codec_context
         if context is None or context.codec is None:
@@ -191,7 +196,23 @@ def _duration_s(container: Any, streams: list[Any]) -> float | None:
     starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
     if ends:
         return max(ends) - float(_origin(container, starts))
-    return float(container.duration * _DEFAULT_DURATION_TB) if container.duration else None
+    if container.duration:
+        return float(container.duration * _DEFAULT_DURATION_TB)
+    return _scanned_duration_s(container, streams)
+
+
+def _scanned_duration_s(container: Any, streams: list[Any]) -> float | None:
+    """The length of a file whose headers do not tell it, by reading through its packets."""
+    end_s: Fraction | None = None
+    try:
+        for packet in _demux(container, streams):
+            if packet.pts is not None:
+                ends_at = (packet.pts + (packet.duration or 0)) * packet.time_base
+                end_s = ends_at if end_s is None else max(end_s, ends_at)
+    except av.FFmpegError:
+        pass  # as far as it can be read
+    starts = [s.start_time * s.time_base for s in streams if s.start_time is not None]
+    return None if end_s is None else float(end_s - _origin(container, starts))
 
 
 def _video_stream(container: Any, stream: Any) -> VideoStream:
@@ -223,7 +244,7 @@ def _rotation_deg(container: Any, stream: Any) -> int:
     PyAV hands out the display matrix with a frame only, so the first that decodes is looked at.
     """
     try:
-        for n_tried, packet in enumerate(container.demux(stream)):
+        for n_tried, packet in enumerate(_demux(container, stream)):
             for frame in decode_tolerantly(packet) or ():
                 return -frame.rotation % 360
             if n_tried >= _ROTATION_PACKETS:
@@ -231,6 +252,27 @@ def _rotation_deg(container: Any, stream: Any) -> int:
     except av.FFmpegError:
         pass  # damage is the reader's to report, with what can still be decoded
     return 0
+
+
+def stream_at(uri: str, container: Any, index: int) -> Any:
+    """The stream of that index, decoding on one thread: throughput of a core, not latency of a file.
+
+    Raises:
+        MediaError: the file shows other streams than when it was probed.
+    """
+    if index >= len(container.streams):
+        raise MediaError("decode", "unreadable", f"{uri}: stream {index} is not found again; damaged")
+    stream = container.streams[index]
+    stream.thread_type = "NONE"
+    return stream
+
+
+def _demux(container: Any, streams: Any) -> Iterator[Any]:
+    """Packets of a stream, or of some."""
+    try:
+        yield from container.demux(streams)
+    except IndexError as e:  # damage made up a stream in mid-file, which PyAV cannot name
+        raise av.error.InvalidDataError(0, "a stream appears in mid-file") from e
 
 
 def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
@@ -246,7 +288,7 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
                 break
             try:
                 container.seek(target, stream=stream, backward=True)
-                packets = container.demux(stream)
+                packets = _demux(container, stream)
                 first = next(p for p in packets if p.is_keyframe and p.pts is not None)
             except (av.FFmpegError, StopIteration):
                 continue
@@ -257,7 +299,7 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
         # Well ahead of the stream's start: aimed at the start itself, MPEG-TS misses its first keyframe.
         ahead = (stream.start_time or 0) - int(_SEEK_AHEAD_S / stream.time_base)
         container.seek(ahead, stream=stream, backward=True)
-    yield from container.demux(stream)
+    yield from _demux(container, stream)
 
 
 def decode_tolerantly(packet: Any) -> list[Any] | None:

@@ -30,7 +30,7 @@ from pipeline.media.gop import (
     length_size,
     plan_decode,
 )
-from pipeline.media.probe import decode_tolerantly, is_remote, open_media, packets_from
+from pipeline.media.probe import decode_tolerantly, is_remote, open_media, packets_from, stream_at
 from pipeline.records import MediaInfo, VideoStream
 
 _PLANAR_8BIT = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "nv12"])
@@ -96,7 +96,7 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
     found: dict[int, tuple[bool, bool]] = {}  # PTS → is a keyframe, is disposable
     last_duration, reached_eof, n_errors = 0, True, 0
     with open_media(uri) as container:
-        stream = container.streams[stream_info.index]
+        stream = stream_at(uri, container, stream_info.index)
         codec = stream_info.codec
         unit_size = length_size(codec, stream.codec_context.extradata)
         try:
@@ -209,7 +209,9 @@ class PyAVReader:
         scale = _Scaler(width, height, stream.rotation_deg)
         wanted, pictures = set(chosen), {}
         with open_media(self.uri) as container:
-            decoder = _Decoder(container, stream.index, self.index.packets, plan)
+            decoder = _Decoder(
+                container, stream_at(self.uri, container, stream.index), self.index.packets, plan
+            )
             for frame in decoder:
                 pts = _frame_pts(frame)
                 if pts in wanted:
@@ -232,7 +234,7 @@ def read_what_decodes(
     pts: list[int] = []
     with open_media(uri) as container:
         start = instants[0] if instants[0] > stream.start_pts else None
-        decoder = _Decoder(container, stream.index, None, None, start)
+        decoder = _Decoder(container, stream_at(uri, container, stream.index), None, None, start)
         for shown, count in _shown_at(decoder, instants):
             pictures += [scale(shown)] * count
             pts += [_frame_pts(shown)] * count
@@ -246,14 +248,13 @@ class _Decoder:
     def __init__(
         self,
         container: Any,
-        stream_index: int,
+        stream: Any,
         packets: Packets | None,
         plan: DecodePlan | None,
         start: int | None = None,
     ) -> None:
         self.container, self.plan, self.n_errors = container, plan, 0
-        self.stream = container.streams[stream_index]
-        self.stream.thread_type = "NONE"  # throughput of a core, not latency of a file
+        self.stream = stream
         if packets is not None and plan is not None and plan.send:
             first = next(int(pts) for pts in packets.pts if int(pts) in plan.send)
             start = first if first > (self.stream.start_time or 0) else None

@@ -14,7 +14,6 @@ from pipeline.records import ClipBatch, MediaError, MediaInfo, SyncReport, Unit
 from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
 from pipeline.sync.report import sync_report
 
-_FOREVER_S = Fraction(10**9)
 _Place = tuple[int, int]  # which clip, which of its instants
 
 
@@ -32,7 +31,7 @@ def read_clips(
     """
     clips = config.clips
     start = to_fraction(unit.start_s)
-    end = _FOREVER_S if unit.end_s is None else to_fraction(unit.end_s)
+    end = _open_end_s(start, info, config) if unit.end_s is None else to_fraction(unit.end_s)
     overlap = max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
     track = _read_sound(unit.uri, info, start, end + overlap, config)
     index = index_packets(unit.uri, info, start, end + overlap) if info.video else None
@@ -45,6 +44,7 @@ def read_clips(
     shown = _shown_span(info, index)
     media_end = max(shown[1], track.end_s if track else Fraction(0))
     spans = clip_spans(start, end, media_end, clips)
+    _check_size(unit, len(spans), info, config)
     instants = [clip_instants(span, *shown, clips) for span in spans]
     frames, places = _read_pictures(unit.uri, info, index, instants, clips)
 
@@ -55,6 +55,27 @@ def read_clips(
         info, spans, instants, shown, frames, places, sound, config, sample_rate_hz, n_errors
     )
     return batch, report
+
+
+def _open_end_s(start: Fraction, info: MediaInfo, config: Config) -> Fraction:
+    """Where to stop reading the last unit: two units behind the end that the headers state.
+
+    A damaged time stamp can lie years ahead, and what lies between would be read as silence.
+    """
+    stated = Fraction(info.duration_s or 0)
+    return max(start, stated) + 2 * to_fraction(config.clips.unit_s)
+
+
+def _check_size(unit: Unit, n_clips: int, info: MediaInfo, config: Config) -> None:
+    """Raise where a unit's pictures would not fit into the decoder's memory."""
+    if info.video is None:
+        return
+    width, height = scaled_size(info.video, config.clips.short_side_px)
+    needed_mb = n_clips * config.clips.frames_per_clip * width * height * 3 / 2**20
+    if needed_mb > config.run.decode_memory_mb / 2:
+        what = f"a unit of {n_clips} clips needs {needed_mb:.0f} MB for its pictures"
+        allowed = f"half of run.decode_memory_mb ({config.run.decode_memory_mb}) is allowed"
+        raise MediaError("decode", "too_large", f"{unit.uri}: {what}; {allowed}")
 
 
 def _read_sound(
