@@ -141,7 +141,7 @@ class Model:
         }
         labels: list[list[Label]] = [[] for _ in range(len(present))]
         for modality, token in tokens.items():
-            scores = score_by_text(token, self.actions, spec.temperature or 0.05)
+            scores = score_by_text(token, self.actions, spec.temperature, spec.none_cosine)
             picked = self._pick(scores, self.actions.names, "actions", modality)
             for mine, more in zip(labels, picked, strict=True):
                 mine += more

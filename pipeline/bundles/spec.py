@@ -91,7 +91,9 @@ class SpaceSpec(_Part):
     calibration: str  # on what the scores were calibrated, or that they were not
     slope: float = 1.0  # score = sigmoid(slope · logit + offset), where calibrated
     offset: float = 0.0
-    temperature: float | None = None  # of the softmax over cosines, for vocabularies scored by text
+    # For vocabularies scored by text: the softmax over cosines, and where "none of these" stands in it.
+    temperature: float = 0.05
+    none_cosine: float = 0.42
 
 
 class FusionSpec(_Part):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.encoders.text import SentenceEncoder
@@ -56,11 +57,19 @@ def evidence_token(scores: Tensor, vectors: Tensor, *, top: int = 5, least: floa
     return nn.functional.normalize(mixed, dim=-1) * strength
 
 
-def score_by_text(tokens: Tensor, vocabulary: Vocabulary, temperature: float) -> Tensor:
-    """How well each name fits, (B, C): a softmax over cosines, times the strength of the evidence."""
+def score_by_text(
+    tokens: Tensor, vocabulary: Vocabulary, temperature: float, none_cosine: float
+) -> Tensor:
+    """How well each name fits, (B, C): a softmax over cosines, times the strength of the evidence.
+
+    "None of these" takes part with a cosine of its own, so that a short vocabulary does not have to
+    fit.
+    """
     cosines = nn.functional.normalize(tokens, dim=-1) @ vocabulary.vectors.T  # (B, C)
     strength = tokens.norm(dim=-1, keepdim=True).clamp(max=1.0)
-    return (cosines / temperature).softmax(-1) * strength
+    none = cosines.new_full((len(cosines), 1), none_cosine)
+    shares = (torch.cat([cosines, none], dim=1) / temperature).softmax(-1)
+    return shares[:, :-1] * strength
 
 
 def pick_labels(

@@ -58,7 +58,8 @@ def test_evidence_points_where_it_is_strong_and_is_as_long_as_it_is_sure():
 
 def test_without_evidence_no_action_scores():
     vocabulary = Vocabulary("actions", ("a", "b"), torch.eye(2))
-    scores = score_by_text(torch.tensor([[0.0, 0.0], [0.5, 0.0]]), vocabulary, 0.05)
+    tokens = torch.tensor([[0.0, 0.0], [0.5, 0.0]])
+    scores = score_by_text(tokens, vocabulary, 0.05, 0.42)
     assert scores[0].tolist() == [0.0, 0.0]
     assert scores[1, 0] == pytest.approx(0.5, abs=1e-4)
 
@@ -71,3 +72,11 @@ def test_labels_below_the_floor_are_not_written():
         pick_labels(torch.tensor([[0.2, 0.9, 0.5]]), "abc", "s", "video", floor=0.4, most=1)[0][0].label
         == "b"
     )
+
+
+def test_a_short_vocabulary_does_not_have_to_fit():
+    """Evidence far from the only name: without "none of these" its share would be all."""
+    vocabulary = Vocabulary("actions", ("welding",), torch.tensor([[1.0, 0.0]]))
+    far = torch.tensor([[0.2, 0.98]])
+    assert score_by_text(far, vocabulary, 0.05, 0.42).item() < 0.05
+    assert score_by_text(far.flip(1), vocabulary, 0.05, 0.42).item() > 0.95
