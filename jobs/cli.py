@@ -388,4 +388,13 @@ def _print_json(value: Any) -> None:
 
 def main() -> None:
     """Entry point of the command."""
-    app()
+    try:
+        app()
+    except SystemExit as e:
+        if "ray" not in sys.modules:
+            raise
+        # Ray's native threads race the interpreter's end: a run that had done all was aborted by
+        # SIGABRT behind its last line. Everything is written and Ray is shut down: leave at once.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(e.code if isinstance(e.code, int) else Exit.OK if e.code is None else Exit.JOB_FAILED)
