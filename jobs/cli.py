@@ -24,8 +24,9 @@ from pipeline.config import Config, ConfigError, load_config
 from pipeline.sources import InputError, Listing, list_sources
 
 T = TypeVar("T")
-out = Console(soft_wrap=True)
-err = Console(stderr=True, soft_wrap=True, highlight=False)
+_MOST_FAILURES = 10
+out = Console(soft_wrap=True, markup=False)
+err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
 class Exit(IntEnum):
@@ -149,9 +150,13 @@ def _run(
 
 
 def _exit_code(report: Any, max_failed_share: float | None) -> Exit:
+    n_ended = report.n_done + report.n_empty + report.n_failed
+    n_begun = report.n_units - report.n_done_before - report.n_failed_before
+    if n_ended < n_begun:
+        err.print(f"error: of {n_begun} units begun only {n_ended} are in the tables; run again")
+        return Exit.JOB_FAILED
     if not report.n_failed:
         return Exit.OK
-    n_begun = report.n_done + report.n_empty + report.n_failed
     if max_failed_share is not None and report.n_failed / n_begun > max_failed_share:
         share = report.n_failed / n_begun
         err.print(
@@ -184,6 +189,10 @@ def _print_report(report: Any, out_dir: str) -> None:
         highlight=False,
     )
     if report.n_failed:
+        from jobs.status import failures_of
+
+        for message in failures_of(out_dir, report.run_id)[:_MOST_FAILURES]:
+            err.print(f"failed: {message}")
         out.print(f"Why units failed stands in {out_dir}/failures", highlight=False)
 
 
@@ -369,7 +378,7 @@ def _guarded(work: Callable[[], T]) -> T:
         return work()
     except (BundleError, InputError, ConfigError) as e:
         _fail(str(e), Exit.USAGE)
-    except TableError as e:
+    except (TableError, ConnectionError) as e:
         _fail(str(e), Exit.JOB_FAILED)
     except KeyboardInterrupt:
         _fail(

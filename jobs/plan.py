@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from queue import SimpleQueue
 
 from pipeline.bundles.spec import BundleSpec, find_bundle
-from pipeline.config import Config
+from pipeline.config import Config, ConfigError
 from pipeline.media.clock import to_fraction
 from pipeline.media.guard import Guard, Limits
 from pipeline.records import MediaError, Source, Unit, short_hash
 from pipeline.sources import Listing
 from pipeline.tables.ledger import Ledger
 
+_LEAST_BYTES_PER_S = 50
 _PROBES_AT_ONCE = 4  # processes that read headers
 PROBE = "pipeline.media.probe:probe_guarded"
 
@@ -51,6 +52,12 @@ def make_plan(
         BundleError: the config names a bundle that cannot be used.
     """
     bundle = find_bundle(config.bundle)
+    unknown = sorted(set(config.labels.min_score) - set(bundle.spaces))
+    if unknown:
+        raise ConfigError(
+            f"labels.min_score: {bundle.name} has no vocabulary {unknown[0]!r}; it has: "
+            + ", ".join(sorted(bundle.spaces))
+        )
     digest = config.result_digest(bundle.digest())
     units: list[Unit] = []
     for source, duration_s in _with_durations(listing.sources, config, on_probed):
@@ -107,7 +114,7 @@ def _with_durations(
         guard = guards.get()
         try:
             info, _ = guard.call(source.uri, config.audio.track, config.limits)
-            return info.duration_s
+            return _plausible(info.duration_s, source.size_bytes)
         except MediaError:
             return None  # the unit will fail with the same error, as a row
         finally:
@@ -120,6 +127,13 @@ def _with_durations(
     finally:
         while not guards.empty():
             guards.get().close()
+
+
+def _plausible(duration_s: float | None, size_bytes: int | None) -> float | None:
+    """A header's duration, unless so few bytes cannot be so long: then the headers are damaged."""
+    if duration_s is None or size_bytes is None:
+        return duration_s
+    return duration_s if size_bytes >= duration_s * _LEAST_BYTES_PER_S else None
 
 
 def _with_attempt(unit: Unit, ledger: Ledger) -> Unit:

@@ -18,11 +18,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.plan import Plan, make_plan
-from pipeline.config import Config
+from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
 from pipeline.tables.commit import recover
 from pipeline.tables.ledger import read_ledger
-from pipeline.tables.publish import publish
+from pipeline.tables.publish import is_published, publish
 from pipeline.tables.store import Store
 from pipeline.understand import Provenance
 
@@ -110,7 +110,7 @@ def run(
         plan.bundle.check_files()
         _check_writable(store)
         seconds = _execute(plan, out, config, provenance, dt, address, on_progress)
-    if plan.todo or not store.exists("videos"):
+    if plan.todo or not is_published(store, ledger):
         on_progress(Progress("publishing", len(plan.todo)))
         publish(store, read_ledger(store), dt)
     report = _report(
@@ -166,6 +166,8 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     cluster = ray.cluster_resources()
     n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
     uses_gpu = config.run.device == "cuda" or (config.run.device == "auto" and n_gpus > 0)
+    if uses_gpu and not n_gpus:
+        raise ConfigError("run.device is cuda, but Ray finds no GPU here; expected auto or cpu")
     n_encoders = config.run.encode_workers
     n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
     audio = plan.bundle.audio

@@ -57,3 +57,14 @@ def read_status(directory: str) -> Status:
         video_s_per_s=last["video_s"] / last["wall_s"] if last else None,
         last_run=last,
     )
+
+
+def failures_of(directory: str, run_id: str) -> list[str]:
+    """What went wrong in one run, a message a unit."""
+    store = Store(directory)
+    rows = [
+        row
+        for file in store.names("failures", ".parquet")
+        for row in store.read_table(file, ["run_id", "message"]).to_pylist()
+    ]
+    return [row["message"] for row in rows if row["run_id"] == run_id]

@@ -34,7 +34,7 @@ class ConfigError(Exception):
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ClipConfig(_Section):
@@ -47,7 +47,7 @@ class ClipConfig(_Section):
         0.1, ge=0, le=1, description="a rest shorter than this belongs to the clip before it"
     )
     frames_per_clip: int = Field(8, ge=1, le=256, description="pictures looked at, evenly spread")
-    short_side_px: int = Field(256, ge=32, le=2160, description="pictures are scaled to this")
+    short_side_px: int = Field(256, ge=224, le=2160, description="pictures are scaled to this")
 
     max_frame_error_ms: float = Field(
         0.0,
@@ -138,7 +138,7 @@ class RunConfig(_Section):
     encode_gpus: float = Field(1.0, gt=0, description="GPUs an encode actor takes where there are any")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     units_per_batch: int = Field(2, ge=1, description="units encoded in one call")
-    units_per_file: int = Field(32, ge=1, description="units behind one table file and commit record")
+    units_per_file: int = Field(8, ge=1, description="units behind one table file and commit record")
     decode_deadline_s: float = Field(600.0, gt=0, description="a unit that decodes longer has failed")
     decode_files_per_process: int = Field(500, ge=1, description="then it is replaced by a new one")
     decode_memory_mb: int = Field(4096, ge=256, description="memory a decode process may take")

@@ -174,7 +174,7 @@ def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
     for row in _manifest_rows(file, suffix):
         uri = str(row.pop("uri")).strip()
         duration = row.pop("duration_s", None)
-        duration_s = float(duration) if duration not in (None, "") and float(duration) > 0 else None
+        duration_s = _positive(duration)
         more = {"duration_s": duration_s, "attributes": {k: v for k, v in row.items() if v is not None}}
         if "://" in uri and not uri.startswith("file://"):
             fs, path = fsspec.core.url_to_fs(uri)
@@ -186,6 +186,15 @@ def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
             yield _local_source(
                 near if not os.path.exists(path) and os.path.exists(near) else path, **more
             )
+
+
+def _positive(value: Any) -> float | None:
+    """A duration that a manifest states; what is none is left to the file's headers."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        return None
+    return seconds if 0 < seconds < float("inf") else None
 
 
 def _manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:

@@ -117,6 +117,8 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
         pts = pts[on_screen(pts, start) :]
     step = int(np.median(np.diff(pts))) if len(pts) > 1 else last_duration
     ends = pts[-1] + (last_duration or step) if pts else start
+    if pts and not reached_eof:
+        ends = end  # the last picture stays until the one behind the span, however long that is
     whole = start_s <= 0 and reached_eof and len(pts) == len(times)
     flags = np.array(list(found.values()), dtype=bool).reshape(-1, 2)
     packets = Packets(np.fromiter(found, np.int64, len(found)), flags[:, 0], flags[:, 1])

@@ -14,6 +14,7 @@ from pipeline.records import ClipBatch, MediaError, MediaInfo, SyncReport, Unit
 from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
 from pipeline.sync.report import sync_report
 
+_TORN_S = 1
 _Place = tuple[int, int]  # which clip, which of its instants
 
 
@@ -42,13 +43,15 @@ def read_clips(
         raise MediaError("decode", "too_large", f"{unit.uri}: {what}")
 
     shown = _shown_span(info, index)
-    media_end = max(shown[1], track.end_s if track else Fraction(0))
+    # What lies behind the unit is the next one's: cut there, so that no clip spills over the grid.
+    media_end = min(end + overlap, max(shown[1], track.end_s if track else Fraction(0)))
     spans = clip_spans(start, end, media_end, clips)
     _check_size(unit, len(spans), info, config)
     instants = [clip_instants(span, *shown, clips) for span in spans]
     frames, places = _read_pictures(unit.uri, info, index, instants, clips)
 
     n_errors = sum(part.n_errors for part in (track, index, frames) if part is not None)
+    n_errors += _is_cut_short(media_end, end, info)
     report = sync_report(info, index, track, n_errors)
     sound = resample(track, sample_rate_hz) if track else None
     batch = _assemble(
@@ -64,6 +67,12 @@ def _open_end_s(start: Fraction, info: MediaInfo, config: Config) -> Fraction:
     """
     stated = Fraction(info.duration_s or 0)
     return max(start, stated) + 2 * to_fraction(config.clips.unit_s)
+
+
+def _is_cut_short(media_end: Fraction, end: Fraction, info: MediaInfo) -> bool:
+    """Whether the file ends well before what its headers promise: a torn download."""
+    promised = min(end, Fraction(info.duration_s or 0))
+    return promised - media_end > _TORN_S
 
 
 def _check_size(unit: Unit, n_clips: int, info: MediaInfo, config: Config) -> None:

@@ -13,6 +13,7 @@ from pipeline.tables.schema import FACT_NAMES, FAILURES, SEGMENTS, VIDEOS, clips
 from pipeline.tables.segments import derive_segments
 from pipeline.tables.store import Store
 
+PUBLISHED = "_runs/_published.state"
 _SEGMENT_COLUMNS = ["video_id", "result_digest", "start_s", "end_s", "labels"]
 
 
@@ -39,9 +40,15 @@ def publish(store: Store, ledger: Ledger, dt: str) -> None:
         store.write_table(
             f"segments/dt={date}/segments.parquet", _segments(store, ledger, date, newest)
         )
+    store.write_json(PUBLISHED, {"records": len(ledger.records)})
     if not any(record.files for record in ledger.records):
         # A reader of an output in which nothing could be read finds an empty table, not an error.
         store.write_table(f"clips/dt={dt}/empty.parquet", clips_schema().empty_table())
+
+
+def is_published(store: Store, ledger: Ledger) -> bool:
+    """Whether the derived tables cover all that is committed: a publish may have been cut off."""
+    return store.exists(PUBLISHED) and store.read_json(PUBLISHED)["records"] == len(ledger.records)
 
 
 def _latest_units(store: Store, ledger: Ledger) -> list[dict[str, Any]]:
@@ -89,6 +96,8 @@ def _video_row(parts: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
         "n_decode_errors": sum(unit["n_decode_errors"] or 0 for unit in parts),
     }
     carried = json.loads(first["attributes"] or "{}")
+    if "dt" in carried:  # the partition's name: readers refuse it as a column too
+        carried["manifest_dt"] = carried.pop("dt")
     return carried | row, max(unit["dt"] for unit in parts)
 
 

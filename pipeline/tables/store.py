@@ -22,8 +22,12 @@ class Store:
     """An output directory by its path or fsspec URL; every path given is relative to it."""
 
     def __init__(self, root: str) -> None:
-        self.root = root.rstrip("/")
-        self.fs, self._base = fsspec.core.url_to_fs(root if "://" in root else os.path.abspath(root))
+        # Absolute, because a cluster's workers stand in other directories.
+        self.root = root.rstrip("/") if "://" in root else os.path.abspath(root)
+        try:
+            self.fs, self._base = fsspec.core.url_to_fs(self.root)
+        except (ImportError, ValueError) as e:
+            raise TableError(f"{root}: cannot be opened: {e}") from e
         self.is_local = "file" in _protocols(self.fs)
 
     def path(self, name: str) -> str:

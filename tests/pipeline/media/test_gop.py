@@ -70,7 +70,7 @@ def test_no_frame_is_further_than_allowed(files, name, tolerance_ms):
     index = index_packets(uri, info, Fraction(0), FOREVER)
     base = info.video.time_base
     instants = [int(Fraction(k, 3) / base) for k in range(11)]
-    clips = ClipConfig(short_side_px=64, max_frame_error_ms=tolerance_ms)
+    clips = ClipConfig(short_side_px=224, max_frame_error_ms=tolerance_ms)
     frames = read_frames(uri, info, index, instants, clips)
     for t, pts in zip(instants, frames.pts.tolist(), strict=True):
         on_screen = max(p for p in index.pts if p <= t)

@@ -116,7 +116,7 @@ def test_turned_pictures_are_shown_upright(tmp_path, degrees):
     expected = (160, 120) if degrees == 180 else (120, 160)
     assert (info.video.width, info.video.height) == expected
     index = index_packets(str(tmp_path / "turned.mp4"), info, Fraction(0), FOREVER)
-    clips = ClipConfig(short_side_px=60)
+    clips = ClipConfig(short_side_px=240)
     frames = read_frames(str(tmp_path / "turned.mp4"), info, index, [0], clips)
-    width, height = scaled_size(info.video, 60)
+    width, height = scaled_size(info.video, 240)
     assert frames.rgb.shape == (1, height, width, 3)

@@ -93,3 +93,28 @@ def test_a_torn_file_gives_what_can_be_read_and_says_partial(tmp_path):
     assert batch.status == "partial"
     assert report.n_decode_errors > 0
     assert batch.has_video.any()
+
+
+def test_a_still_picture_stays_on_screen_across_units(tmp_path):
+    """One picture from 3 s to 11 s: the unit in between has clips, and they show it."""
+    times = [k / 25 for k in range(75)] + [11 + k / 25 for k in range(25)]
+    path = flash_and_click(tmp_path / "still.mkv", frame_times=times, acodec=None)
+    batch, _ = clips_of(path, 4.0, 8.0, length_s=2, stride_s=2, unit_s=4)
+    assert batch.start_s.tolist() == [4.0, 6.0]
+    assert batch.has_video.all()
+
+
+def test_a_unit_in_the_middle_keeps_to_the_grid(tmp_path):
+    path = flash_and_click(tmp_path / "odd.mp4", seconds=10, fps=24, acodec=None)
+    batch, _ = clips_of(path, 0.0, 4.0, length_s=2, stride_s=2, unit_s=4)
+    assert list(zip(batch.start_s, batch.end_s, strict=True)) == [(0.0, 2.0), (2.0, 4.0)]
+    assert batch.status == "ok"
+
+
+def test_a_file_cut_short_of_its_promise_is_partial(tmp_path):
+    path = flash_and_click(tmp_path / "cut.mp4", seconds=10, acodec=None, muxer={"movflags": "faststart"})
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * 0.6)])
+    batch, _ = clips_of(path)
+    assert batch.status == "partial"
+    assert len(batch) >= 1
