@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -44,7 +44,6 @@ def make_plan(
     ledger: Ledger,
     *,
     retry_failures: bool = False,
-    on_probed: Callable[[], None] = lambda: None,
 ) -> Plan:
     """Cut all sources into units and leave out what is settled.
 
@@ -60,7 +59,7 @@ def make_plan(
         )
     digest = config.result_digest(bundle.digest())
     units: list[Unit] = []
-    for source, duration_s in _with_durations(listing.sources, config, on_probed):
+    for source, duration_s in _with_durations(listing.sources, config):
         units += cut_units(source, duration_s, config, digest)
     todo = [
         _with_attempt(unit, ledger)
@@ -94,9 +93,7 @@ def cut_units(
         )
 
 
-def _with_durations(
-    sources: Iterable[Source], config: Config, on_probed: Callable[[], None]
-) -> Iterator[tuple[Source, float | None]]:
+def _with_durations(sources: Iterable[Source], config: Config) -> Iterator[tuple[Source, float | None]]:
     """Durations from the manifest, else from headers; None where there is none to be had.
 
     Headers are read in guarded processes: a file that hangs or kills its reader costs no plan.
@@ -119,7 +116,6 @@ def _with_durations(
             return None  # the unit will fail with the same error, as a row
         finally:
             guards.put(guard)
-            on_probed()
 
     try:
         with ThreadPoolExecutor(_PROBES_AT_ONCE) as pool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import sys
 from fractions import Fraction
 
 import av
@@ -72,7 +71,6 @@ def test_every_vector_gives_rows_or_a_failure_that_names_it(shared_media, config
             assert probe(str(path)).video.codec
         if row["a_sec"]:
             assert batch.has_audio.any(), row["file"]
-        print(row["file"], len(batch), batch.status, file=sys.stderr)
 
 
 def test_presented_times_are_those_of_a_full_decode(shared_media):

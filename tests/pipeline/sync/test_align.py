@@ -112,7 +112,9 @@ def test_a_unit_in_the_middle_keeps_to_the_grid(tmp_path):
 
 
 def test_a_file_cut_short_of_its_promise_is_partial(tmp_path):
-    path = flash_and_click(tmp_path / "cut.mp4", seconds=10, acodec=None, muxer={"movflags": "faststart"})
+    path = flash_and_click(
+        tmp_path / "cut.mp4", seconds=10, acodec=None, muxer={"movflags": "faststart"}
+    )
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * 0.6)])
     batch, _ = clips_of(path)
