@@ -64,6 +64,7 @@ class VideoStream:
     coded_width: int
     coded_height: int
     rotation_deg: int  # clockwise turn that shows it upright: 0, 90, 180 or 270
+    is_mirrored: bool  # left and right are swapped before that turn
     time_base: Fraction
     start_pts: int
     fps: float | None  # average; never used to place a frame

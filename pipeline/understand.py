@@ -243,7 +243,7 @@ def media_facts(info: MediaInfo | None, sync: SyncReport | None) -> dict[str, An
         if info.video:
             v = info.video
             facts |= {"video_codec": v.codec, "width": v.width, "height": v.height, "fps": v.fps}
-            facts |= {"rotation_deg": v.rotation_deg}
+            facts |= {"rotation_deg": v.rotation_deg, "is_mirrored": v.is_mirrored}
         if info.audio:
             a = info.audio
             facts |= {"audio_codec": a.codec, "audio_rate_hz": a.rate_hz, "audio_channels": a.channels}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from typing import Any
 
 import av
 import fsspec
+import numpy as np
+import numpy.typing as npt
 
 from pipeline.config import LimitConfig
 from pipeline.media.clock import file_origin
@@ -217,7 +220,7 @@ def _scanned_duration_s(container: Any, streams: list[Any]) -> float | None:
 
 def _video_stream(container: Any, stream: Any) -> VideoStream:
     context = stream.codec_context
-    rotation = _rotation_deg(container, stream)
+    rotation, is_mirrored = _orientation(container, stream)
     shape = context.sample_aspect_ratio or stream.sample_aspect_ratio or Fraction(1)
     width = max(1, round(context.width * shape)) if shape > 0 else context.width
     height = context.height
@@ -231,6 +234,7 @@ def _video_stream(container: Any, stream: Any) -> VideoStream:
         coded_width=context.width,
         coded_height=context.height,
         rotation_deg=rotation,
+        is_mirrored=is_mirrored,
         time_base=Fraction(stream.time_base),
         start_pts=stream.start_time or 0,
         fps=float(stream.average_rate) if stream.average_rate else None,
@@ -238,20 +242,33 @@ def _video_stream(container: Any, stream: Any) -> VideoStream:
     )
 
 
-def _rotation_deg(container: Any, stream: Any) -> int:
-    """Clockwise turn that shows the pictures upright.
+def _orientation(container: Any, stream: Any) -> tuple[int, bool]:
+    """Clockwise turn that shows the pictures upright, and whether they are mirrored before it.
 
     PyAV hands out the display matrix with a frame only, so the first that decodes is looked at.
     """
     try:
         for n_tried, packet in enumerate(_demux(container, stream)):
             for frame in decode_tolerantly(packet) or ():
-                return -frame.rotation % 360
+                matrix = frame.side_data.get("DISPLAYMATRIX")
+                return _turn(np.frombuffer(bytes(matrix), np.int32)) if matrix else (0, False)
             if n_tried >= _ROTATION_PACKETS:
                 break
     except av.FFmpegError:
         pass  # damage is the reader's to report, with what can still be decoded
-    return 0
+    return 0, False
+
+
+def _turn(matrix: npt.NDArray[np.int32]) -> tuple[int, bool]:
+    """Turn and mirroring of a display matrix (a b u, c d v, x y w): x' = ax + cy, y' = bx + dy.
+
+    Source: ISO/IEC 14496-12, 8.3.2.
+    """
+    a, b, _, c, d = (int(v) for v in matrix[:5])
+    is_mirrored = a * d - b * c < 0
+    if is_mirrored:
+        a, b = -a, -b
+    return round(math.degrees(math.atan2(b, a)) / 90) * 90 % 360, is_mirrored
 
 
 def stream_at(uri: str, container: Any, index: int) -> Any:

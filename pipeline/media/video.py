@@ -179,8 +179,8 @@ class DecordReader:
             raise ReaderError("decord reads the whole of local files")
         if not self.info.container.startswith(_DECORD_CONTAINERS):
             raise ReaderError(f"decord may seek to wrong frames in {self.info.container}")
-        if stream.rotation_deg or shown != coded:
-            raise ReaderError("turned or anamorphic pictures")
+        if stream.rotation_deg or stream.is_mirrored or shown != coded:
+            raise ReaderError("turned, mirrored or anamorphic pictures")
 
     def _check_times(self, reader: Any, stream: VideoStream) -> None:
         """Raise unless decord counts the same frames at the same times, to half a millisecond."""
@@ -208,7 +208,7 @@ class PyAVReader:
     def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
         stream = _video(self.info)
         plan = plan_decode(self.index.packets, chosen)
-        scale = _Scaler(width, height, stream.rotation_deg)
+        scale = _Scaler(width, height, stream)
         wanted, pictures = set(chosen), {}
         with open_media(self.uri) as container:
             decoder = _Decoder(
@@ -231,7 +231,7 @@ def read_what_decodes(
 ) -> Frames:
     """Of a damaged file, the frame that is on screen at each instant among those that decode."""
     stream = _video(info)
-    scale = _Scaler(width, height, stream.rotation_deg)
+    scale = _Scaler(width, height, stream)
     pictures: list[npt.NDArray[np.uint8]] = []
     pts: list[int] = []
     with open_media(uri) as container:
@@ -320,13 +320,15 @@ class _Scaler:
     Everything else (10-bit, RGB, palettes) goes in one step.
     """
 
-    def __init__(self, width: int, height: int, rotation_deg: int) -> None:
-        self.rotation_deg = rotation_deg
-        self.size = (height, width) if rotation_deg in (90, 270) else (width, height)
-        self.shrink, self.colour = VideoReformatter(), VideoReformatter()
+    def __init__(self, width: int, height: int, stream: VideoStream) -> None:
+        self.rotation_deg, self.is_mirrored = stream.rotation_deg, stream.is_mirrored
+        self.size = (height, width) if self.rotation_deg in (90, 270) else (width, height)
+        self.shrink, self.colour, self.field = VideoReformatter(), VideoReformatter(), _FirstField()
 
     def __call__(self, frame: Any) -> npt.NDArray[np.uint8]:
         width, height = self.size
+        if frame.interlaced_frame:
+            frame = self.field(frame)
         if frame.format.name in _PLANAR_8BIT:
             small = self.shrink.reformat(
                 frame, width=width, height=height, format=frame.format.name, interpolation="BICUBIC"
@@ -337,7 +339,34 @@ class _Scaler:
             rgb = self.shrink.reformat(
                 frame, width=width, height=height, format="rgb24", interpolation="BICUBIC"
             )
-        return np.rot90(rgb.to_ndarray(), -self.rotation_deg // 90)
+        picture = rgb.to_ndarray()
+        if self.is_mirrored:
+            picture = picture[:, ::-1]
+        return np.rot90(picture, -self.rotation_deg // 90)
+
+
+class _FirstField:
+    """Every other line of an interlaced frame: the two halves were taken at different instants, and
+    woven together they comb whatever moves."""
+
+    def __init__(self) -> None:
+        self.graph: Any = None
+        self.shape: tuple[int, int, str] | None = None
+
+    def __call__(self, frame: Any) -> Any:
+        shape = (frame.width, frame.height, frame.format.name)
+        if shape != self.shape:
+            self.graph, self.shape = av.filter.Graph(), shape
+            source = self.graph.add_buffer(
+                width=shape[0], height=shape[1], format=frame.format, time_base=Fraction(1, 90_000)
+            )
+            field = self.graph.add("field", "top")
+            sink = self.graph.add("buffersink")
+            source.link_to(field)
+            field.link_to(sink)
+            self.graph.configure()
+        self.graph.push(frame)
+        return self.graph.pull()
 
 
 def _has_pts(frame: Any) -> bool:

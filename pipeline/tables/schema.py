@@ -79,6 +79,7 @@ _FACTS: list[tuple[str, pa.DataType]] = [
     ("fps", pa.float64()),
     ("is_vfr", pa.bool_()),
     ("rotation_deg", pa.int32()),
+    ("is_mirrored", pa.bool_()),
     ("video_start_s", pa.float64()),
     ("audio_codec", pa.string()),
     ("audio_rate_hz", pa.int32()),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from fractions import Fraction
 
+import av
 import numpy as np
 import pytest
 
@@ -99,24 +100,69 @@ def test_vfr_is_seen(files):
         assert index_packets(str(files[name]), info, Fraction(0), FOREVER).is_vfr is is_vfr
 
 
-@pytest.mark.parametrize("degrees", [90, 180, 270])
-def test_turned_pictures_are_shown_upright(tmp_path, degrees):
-    import av
+TURNS = [(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)]
+MIRRORS = [(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)]
 
-    plain = flash_and_click(tmp_path / "plain.mp4", seconds=1, acodec=None)
-    with av.open(str(plain)) as source, av.open(str(tmp_path / "turned.mp4"), "w") as target:
-        stream = target.add_stream_from_template(source.streams.video[0])
-        stream.set_display_rotation(degrees)
-        for packet in source.demux(video=0):
-            if packet.dts is not None:
-                packet.stream = stream
-                target.mux(packet)
-    info = probe(str(tmp_path / "turned.mp4"))
-    assert info.video.rotation_deg == degrees or info.video.rotation_deg == 360 - degrees
-    expected = (160, 120) if degrees == 180 else (120, 160)
-    assert (info.video.width, info.video.height) == expected
-    index = index_packets(str(tmp_path / "turned.mp4"), info, Fraction(0), FOREVER)
-    clips = ClipConfig(short_side_px=240)
-    frames = read_frames(str(tmp_path / "turned.mp4"), info, index, [0], clips)
-    width, height = scaled_size(info.video, 240)
-    assert frames.rgb.shape == (1, height, width, 3)
+
+@pytest.mark.parametrize("matrix", TURNS + MIRRORS)
+def test_turned_and_mirrored_pictures_are_shown_as_a_player_shows_them(tmp_path, matrix):
+    """The display matrix moves (x, y), y downwards, to (ax + cy, bx + dy)."""
+    a, b, c, d = matrix
+    uri = str(tmp_path / "turned.mp4")
+    corners = {(-1, -1): (250, 10, 10), (1, -1): (10, 250, 10), (1, 1): (10, 10, 250)}
+    picture = np.zeros((120, 160, 3), np.uint8)
+    for (x, y), colour in corners.items():
+        picture[60 * (y > 0) : 60 + 60 * (y > 0), 80 * (x > 0) : 80 + 80 * (x > 0)] = colour
+    with av.open(uri, "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"
+        one = 1 << 16
+        stream.set_display_matrix([a * one, b * one, 0, c * one, d * one, 0, 0, 0, 1 << 30])
+        for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+            container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    info = probe(uri)
+    assert (info.video.width, info.video.height) == ((160, 120) if a else (120, 160))
+    index = index_packets(uri, info, Fraction(0), FOREVER)
+    shown = read_frames(uri, info, index, [0], ClipConfig()).rgb[0]
+    height, width = shown.shape[:2]
+    for (x, y), colour in corners.items():
+        right, down = (1 + (a * x + c * y) / 2) / 2, (1 + (b * x + d * y) / 2) / 2
+        pixel = shown[int(down * height), int(right * width)]
+        assert np.abs(pixel.astype(int) - colour).max() < 60, (pixel, colour)
+
+
+def test_interlaced_pictures_do_not_comb(tmp_path):
+    """The lines of the second field come from 20 ms later: a bar that moves is torn between them."""
+    uri = str(tmp_path / "interlaced.mpg")
+    with av.open(uri, "w") as container:
+        stream = container.add_stream("mpeg2video", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 720, 576, "yuv420p"
+        stream.bit_rate = 8_000_000
+        stream.options = {"flags": "+ildct+ilme"}
+        fields = av.filter.Graph()
+        parts = [
+            fields.add_buffer(width=720, height=576, format="yuv420p", time_base=Fraction(1, 25)),
+            fields.add("setfield", "tff"),
+            fields.add("buffersink"),
+        ]
+        fields.link_nodes(*parts).configure()
+        for k in range(10):
+            picture = np.full((576, 720, 3), 20, np.uint8)
+            picture[0::2, 60 * k : 60 * k + 40] = 230
+            picture[1::2, 60 * k + 30 : 60 * k + 70] = 230
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24").reformat(format="yuv420p")
+            frame.pts, frame.time_base = k, Fraction(1, 25)
+            fields.push(frame)
+            for packet in stream.encode(fields.pull()):
+                container.mux(packet)
+        for packet in stream.encode(None):
+            container.mux(packet)
+    info = probe(uri)
+    index = index_packets(uri, info, Fraction(0), FOREVER)
+    frames = read_frames(uri, info, index, index.pts[2:6], ClipConfig(short_side_px=576))
+    luminance = frames.rgb.mean(axis=-1)
+    between_lines = np.abs(np.diff(luminance, axis=1)).mean()
+    assert between_lines < 3, "rows next to each other differ: two fields were woven"
+    assert luminance.max() > 180
