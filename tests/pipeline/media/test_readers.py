@@ -16,7 +16,6 @@ from pipeline.media.video import (
     ReaderError,
     index_packets,
     read_frames,
-    scaled_size,
 )
 from tests.media_factory import flash_and_click
 
