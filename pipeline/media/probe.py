@@ -31,6 +31,7 @@ _DEFAULT_LIMITS = LimitConfig()
 _HIDE_NEGATIVE = ("mov", "matroska")
 _SEEK_AHEAD_S = 10
 _SEEK_EARLIER_S = (0, 4, 30)
+_SETTLE_S = 2
 _ROTATION_PACKETS = 64  # a decoder that has given no frame by then is damaged at its start
 _DEFAULT_DURATION_TB = Fraction(1, 1_000_000)  # AV_TIME_BASE of a container's duration
 
@@ -305,7 +306,7 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
                 break
             try:
                 container.seek(target, stream=stream, backward=True)
-                packets = _demux(container, stream)
+                packets = _settled(container, stream)
                 first = next(p for p in packets if p.is_keyframe and p.pts is not None)
             except (av.FFmpegError, StopIteration):
                 continue
@@ -317,6 +318,20 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
         ahead = (stream.start_time or 0) - int(_SEEK_AHEAD_S / stream.time_base)
         container.seek(ahead, stream=stream, backward=True)
     yield from _demux(container, stream)
+
+
+def _settled(container: Any, stream: Any) -> Iterator[Any]:
+    """Packets behind a seek, from where their times are true.
+
+    An MPEG program stream gives a time only to some pictures. Behind a seek the parser guesses the
+    first ones, by half a frame measured, until it has met the next that is given.
+    """
+    packets = _demux(container, stream)
+    if container.format.name != "mpeg":
+        return packets
+    first = next((p for p in packets if p.pts is not None), None)
+    settled = first.pts + int(_SETTLE_S / stream.time_base) if first is not None else 0
+    return (p for p in packets if p.pts is not None and p.pts >= settled)
 
 
 def decode_tolerantly(packet: Any) -> list[Any] | None:
