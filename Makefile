@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode soak-media clean
+.PHONY: demo test lint format calibrate bench-decode bench-offset soak-media train-lips clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,12 @@ calibrate: $(STAMP)  ## fit the sound scores on ESC-10 and print what stands in 
 
 bench-decode: $(STAMP)  ## CPU cost of decoding against decord, PyAV, torchcodec and ffmpeg
 	$(BIN)/python -m tests.benchmarks.decode
+
+bench-offset: $(STAMP)  ## how well the content tells the offset of sound and picture
+	$(BIN)/python -m tests.benchmarks.offset
+
+train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpoints/lips
+	$(BIN)/python -m pipeline.training.lips ../shared/data --work checkpoints/lips
 
 soak-media: $(STAMP)  ## 10,000 damaged files under the guard: none hangs, none is lost
 	$(BIN)/python -m tests.soak.media --files 10000

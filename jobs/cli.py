@@ -17,6 +17,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from pipeline import __version__
@@ -264,36 +265,50 @@ def status(directory: Annotated[str, typer.Argument(metavar="DIR")], as_json: As
 
 @app.command()
 def probe(
-    file: Annotated[str, typer.Argument(metavar="FILE", help="A path or URL.")], as_json: AsJson = False
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A path or URL.")],
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
 ) -> None:
-    """Container and sync facts of one file, without decoding it whole."""
-    from jobs.plan import PROBE
-    from pipeline.config import LimitConfig
+    """Container facts of one file, and how sound and picture agree in its first minute."""
     from pipeline.media.guard import Guard, Limits
     from pipeline.records import MediaError
     from pipeline.understand import media_facts
 
-    guard = Guard(PROBE, Limits(deadline_s=60.0, memory_mb=4096))
+    config = _load(config_file, overrides)
+    guard = Guard(
+        "pipeline.understand:examine",
+        Limits(config.run.decode_deadline_s, config.run.decode_memory_mb),
+    )
     try:
-        info, _ = guard.call(file, "default", LimitConfig())
+        found, _ = guard.call(file, config)
     except MediaError as e:
-        _fail(e.failure.message, Exit.JOB_FAILED)
+        _fail(f"{file}: {e.failure.message}".replace(f"{file}: {file}", file), Exit.JOB_FAILED)
     finally:
         guard.close()
-    facts = media_facts(info, None) | {"origin_s": float(info.origin_s)}
-    for stream, name in ((info.video, "video"), (info.audio, "audio")):
+    if found.info is None:
+        _fail(found.failure.message, Exit.JOB_FAILED)
+    facts = media_facts(found.info, found.sync) | {"origin_s": float(found.info.origin_s)}
+    for stream, name in ((found.info.video, "video"), (found.info.audio, "audio")):
         if stream is not None:
-            start_s = float(stream.start_pts * stream.time_base - info.origin_s)
-            facts |= {f"{name}_time_base": str(stream.time_base), f"{name}_start_s": start_s}
-    if info.video and info.audio:
-        facts["av_skew_ms"] = (facts["audio_start_s"] - facts["video_start_s"]) * 1000
+            facts[f"{name}_time_base"] = str(stream.time_base)
     if as_json:
         _print_json({"uri": file} | facts)
-        return
-    table = Table(box=None, show_header=False)
-    for name, value in ({"uri": file} | facts).items():
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
-    out.print(table)
+    else:
+        table = Table(box=None, show_header=False)
+        for name, value in ({"uri": file} | facts).items():
+            table.add_row(name, _fact(value))
+        out.print(table)
+    if found.failure is not None:
+        _fail(found.failure.message, Exit.JOB_FAILED)
+
+
+def _fact(value: Any) -> str:
+    if value is None:
+        return "not told"
+    if isinstance(value, list):  # damaged spans
+        return ", ".join(f"{span['start_s']:g}–{span['end_s']:g} s" for span in value) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
 
 
 @app.command()

@@ -129,6 +129,16 @@ class AudioConfig(_Section):
     )
 
 
+class SyncConfig(_Section):
+    """Whether what is seen and heard is asked how far sound and picture are apart."""
+
+    window_s: float = Field(
+        6.0, ge=0, le=60, description="of each unit, looked at picture by picture; 0: not asked"
+    )
+    min_confidence: float = Field(0.7, ge=0, le=1, description="a less sure answer is a null")
+    correct: bool = Field(False, description="move the sound by what was found, before cutting clips")
+
+
 class RunConfig(_Section):
     """How a run uses the machine. Changing it redoes nothing."""
 
@@ -160,6 +170,7 @@ class Config(_Section):
     bundle: str = Field("embedded", description="a bundle's name, or a directory with bundle.yaml")
     clips: ClipConfig = ClipConfig()
     audio: AudioConfig = AudioConfig()
+    sync: SyncConfig = SyncConfig()
     labels: LabelConfig = LabelConfig()
     limits: LimitConfig = LimitConfig()
     run: RunConfig = RunConfig()

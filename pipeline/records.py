@@ -104,6 +104,9 @@ class SyncReport:
     gap_s: float = 0.0  # silence put where the sound has holes
     drift_ppm: float | None = None  # of the sound against its PTS; None where too short to tell
     n_decode_errors: int = 0
+    damaged_s: tuple[tuple[float, float], ...] = ()  # where those errors reach, ascending, none touch
+    offset_ms: float | None = None  # of the sound behind the picture, by content; None: not told
+    offset_confidence: float | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class ClipBatch:
     start_pts: npt.NDArray[np.int64]  # (N,) clip start in ticks of `time_base`
     time_base: str  # "1/90000"
     is_padded: npt.NDArray[np.bool_]  # (N,)
+    is_damaged: npt.NDArray[np.bool_]  # (N,) something in the clip would not decode
     frames: npt.NDArray[np.uint8]  # (N, T, H, W, 3)
     frame_valid: npt.NDArray[np.bool_]  # (N, T)
     frame_time_s: npt.NDArray[np.float64]  # (N, T) PTS of the frame used, NaN where invalid
@@ -128,7 +132,6 @@ class ClipBatch:
     audio_valid: npt.NDArray[np.int32]  # (N, 2) first and last+1 sample that the file has
     audio_coverage: npt.NDArray[np.float32]  # (N,) share of the clip with decoded sound
     av_skew_ms: npt.NDArray[np.float32]  # (N,) first sound − first picture, NaN unless both
-    status: str = "ok"  # or "partial": damage was met, and this is what could be decoded
 
     def __len__(self) -> int:
         return len(self.start_s)

@@ -40,6 +40,9 @@ if TYPE_CHECKING:  # torch is for the encode side only
     from pipeline.bundles.model import Model
 
 
+SAMPLE_RATE_HZ = 16_000  # of the sound where no model asks for another
+
+
 @dataclass(frozen=True)
 class Decoded:
     """A unit after decoding: clips, or why there are none."""
@@ -96,6 +99,12 @@ def decode_packed(unit: Unit, config: Config, sample_rate_hz: int) -> tuple[Deco
     return dataclasses.replace(decoded, batch=None), pack(decoded.batch)
 
 
+def examine(uri: str, config: Config) -> tuple[Decoded, None]:
+    """Facts of a file and how its streams agree in its first unit, for a person who wonders."""
+    unit = Unit("", "", uri, "", 0.0, config.clips.unit_s)
+    return dataclasses.replace(decode(unit, config, SAMPLE_RATE_HZ), batch=None), None
+
+
 def encode(decoded: Sequence[Decoded], model: Model, provenance: Provenance) -> list[UnitRows]:
     """What the model says of several units; each unit's rows carry its own id."""
     started = time.perf_counter()
@@ -108,7 +117,7 @@ def encode(decoded: Sequence[Decoded], model: Model, provenance: Provenance) -> 
         failure = d.failure or failures.get(unit_id)
         clips = clips_schema(model.text.dim).empty_table()
         if failure is None and d.batch is not None:
-            clips = clip_rows(d.unit, d.batch, results[unit_id], provenance, model)
+            clips = clip_rows(d, results[unit_id], provenance, model)
         encode_s = share_s if d.batch is not None else 0.0
         rows.append(UnitRows(unit_row(d, failure, len(clips), encode_s, provenance), clips))
     return rows
@@ -148,16 +157,20 @@ def surprise(stage: str, uri: str, error: Exception) -> Failure:
 
 
 def clip_rows(
-    unit: Unit,
-    batch: ClipBatch,
+    decoded: Decoded,
     results: Sequence[ClipResult],
     provenance: Provenance,
     model: Model,
 ) -> pa.Table:
     """Rows of `clips` for one unit."""
+    batch = decoded.batch
+    assert batch is not None  # rows are made of what was decoded
+    sync = decoded.sync or SyncReport()
     stride_s = model.config.clips.stride_s
+    of_unit = {"sync_offset_ms": sync.offset_ms, "sync_confidence": sync.offset_confidence}
     rows = [
-        _clip_row(unit, batch, i, result)
+        _clip_row(decoded.unit, batch, i, result)
+        | of_unit
         | {"clip_index": round(float(batch.start_s[i]) / stride_s)}
         | dataclasses.asdict(provenance)
         for i, result in zip(range(len(batch)), results, strict=True)
@@ -180,14 +193,12 @@ def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[
         "n_frames": int(batch.frame_valid[i].sum()),
         "frame_error_ms": _number(batch.frame_error_ms[i]),
         "is_padded": bool(batch.is_padded[i]),
-        "status": batch.status,
+        "status": "partial" if batch.is_damaged[i] else "ok",
         "cut_s": None,
         "has_video": has_video,
         "has_audio": has_audio,
         "audio_coverage": float(batch.audio_coverage[i]) if has_audio else None,
         "av_skew_ms": _number(batch.av_skew_ms[i]),
-        "sync_offset_ms": None,
-        "sync_confidence": None,
         "labels": [dataclasses.asdict(label) for label in result.labels],
         "top_label": result.top.label if result.top else None,
         "top_score": result.top.score if result.top else None,
@@ -220,7 +231,7 @@ def unit_row(
         "end_s": unit.end_s,
         "attempt": unit.attempt,
         "state": state,
-        "status": decoded.batch.status if decoded.batch is not None else None,
+        "status": _unit_status(decoded),
         "n_clips": n_clips,
         "size_bytes": unit.size_bytes,
         "attributes": json.dumps(unit.attributes, default=str),
@@ -233,6 +244,12 @@ def unit_row(
     if failure:
         row |= dataclasses.asdict(failure)
     return row | media_facts(decoded.info, decoded.sync)
+
+
+def _unit_status(decoded: Decoded) -> str | None:
+    if decoded.batch is None:
+        return None
+    return "partial" if decoded.sync and decoded.sync.damaged_s else "ok"
 
 
 def media_facts(info: MediaInfo | None, sync: SyncReport | None) -> dict[str, Any]:
@@ -249,7 +266,9 @@ def media_facts(info: MediaInfo | None, sync: SyncReport | None) -> dict[str, An
             facts |= {"audio_codec": a.codec, "audio_rate_hz": a.rate_hz, "audio_channels": a.channels}
     if sync is not None:
         facts |= {"is_vfr": sync.is_vfr, "gap_s": sync.gap_s, "n_decode_errors": sync.n_decode_errors}
-        facts |= {"drift_ppm": sync.drift_ppm}
+        facts |= {"drift_ppm": sync.drift_ppm, "sync_offset_ms": sync.offset_ms}
+        facts |= {"sync_confidence": sync.offset_confidence}
+        facts["damaged_s"] = [{"start_s": a, "end_s": b} for a, b in sync.damaged_s]
         facts |= {"video_start_s": sync.video_start_s, "audio_start_s": sync.audio_start_s}
         if sync.video_start_s is not None and sync.audio_start_s is not None:
             facts["av_skew_ms"] = (sync.audio_start_s - sync.video_start_s) * 1000

@@ -19,6 +19,7 @@ def make_batch(
         start_pts=(start * 90_000).astype(np.int64),
         time_base="1/90000",
         is_padded=np.zeros(n, bool),
+        is_damaged=np.zeros(n, bool),
         frames=rng.integers(0, 255, (n, n_frames, 224, 224, 3), dtype=np.uint8),
         frame_valid=np.full((n, n_frames), has_video),
         frame_time_s=start[:, None] + np.arange(n_frames),

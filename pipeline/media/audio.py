@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.config import DEFAULT_MAX_DRIFT_PPM
-from pipeline.media.clock import pts_to_time, sample_index, time_to_pts
+from pipeline.media.clock import Span, pts_to_time, sample_index, time_to_pts
 from pipeline.media.probe import decode_tolerantly, open_media, packets_from, stream_at
 from pipeline.records import AudioStream, MediaInfo
 
@@ -36,7 +36,7 @@ class AudioTrack:
     rate_hz: int
     start_s: Fraction
     present: npt.NDArray[np.int64]  # (k, 2) ascending runs [first, last+1) that the file has
-    n_errors: int = 0
+    damage: tuple[Span, ...] = ()  # where packets would not decode
     drift_ppm: float | None = None  # sound longer than its rate says; of the longest run
 
     @property
@@ -66,7 +66,7 @@ def read_audio(
     if info.audio is None:
         raise ValueError(f"{uri}: the file has no audio stream")
     placer = _Placer(info.audio, info.origin_s, start_s, end_s)
-    n_errors = 0
+    damage: list[Span] = []
     with open_media(uri) as container:
         stream = stream_at(uri, container, info.audio.index)
         target = None
@@ -75,12 +75,13 @@ def read_audio(
         try:
             for packet in packets_from(container, stream, target):
                 frames = decode_tolerantly(packet)
-                n_errors += frames is None
+                if frames is None:
+                    damage.append(placer.span_of(packet))
                 if not all(placer.place(frame) for frame in frames or ()):
                     break
         except av.FFmpegError:
-            n_errors += 1
-    return placer.track(max_drift_ppm, n_errors)
+            damage.append(placer.span_of(None))
+    return placer.track(max_drift_ppm, tuple(damage))
 
 
 class _Run:
@@ -143,6 +144,14 @@ class _Placer:
         self.expected_s = time_s + len(mono) / self.rate_hz
         return time_s < self.end_s - self.start_s
 
+    def span_of(self, packet: Any) -> Span:
+        """When a packet would have been heard; without one, the instant up to which there was sound."""
+        if packet is None or packet.pts is None:
+            at_s = self.start_s + Fraction(self.expected_s or 0.0)
+            return at_s, at_s
+        first_s = pts_to_time(packet.pts, packet.time_base, self.origin_s)
+        return first_s, first_s + (packet.duration or 0) * packet.time_base
+
     def _time_s(self, frame: Any) -> float:
         """When the frame's first sample is heard, counted from the span's start."""
         if frame.pts is None:
@@ -160,7 +169,7 @@ class _Placer:
             mixed = self.mix.resample(frame)
         return np.concatenate([m.to_ndarray()[0] for m in mixed] or [np.zeros(0, np.float32)])
 
-    def track(self, max_drift_ppm: float, n_errors: int) -> AudioTrack:
+    def track(self, max_drift_ppm: float, damage: tuple[Span, ...]) -> AudioTrack:
         """All runs in their places; one that drifts beyond the bound is stretched to its PTS."""
         rate_hz = self.rate_hz or self.stream.rate_hz
         limit = sample_index(self.end_s - self.start_s, rate_hz)
@@ -181,9 +190,7 @@ class _Placer:
             if first < last:
                 buffer[first:last] = samples[first - at : last - at]
                 present.append([first, last])
-        return AudioTrack(
-            buffer, rate_hz, self.start_s, _merged(present), n_errors, drift_ppm=drift_ppm
-        )
+        return AudioTrack(buffer, rate_hz, self.start_s, _merged(present), damage, drift_ppm=drift_ppm)
 
 
 def _merged(runs: list[list[int]]) -> npt.NDArray[np.int64]:

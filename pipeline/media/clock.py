@@ -14,6 +14,8 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from fractions import Fraction
 
+Span = tuple[Fraction, Fraction]  # seconds on the media clock, half-open
+
 
 def pts_to_time(pts: int, time_base: Fraction, origin_s: Fraction) -> Fraction:
     """Seconds on the media clock, exact."""

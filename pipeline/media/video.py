@@ -21,7 +21,7 @@ import numpy.typing as npt
 from av.video.reformatter import VideoReformatter
 
 from pipeline.config import ClipConfig
-from pipeline.media.clock import on_screen, time_to_pts
+from pipeline.media.clock import on_screen, pts_to_time, time_to_pts
 from pipeline.media.gop import (
     DecodePlan,
     Packets,
@@ -34,6 +34,7 @@ from pipeline.media.probe import decode_tolerantly, is_remote, open_media, packe
 from pipeline.records import MediaInfo, VideoStream
 
 _PLANAR_8BIT = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "nv12"])
+MOTION_FPS, MOTION_SHORT_SIDE_PX = 25, 96
 _MAX_ASPECT = 4  # wider pictures are squeezed to this, so that one file cannot ask for any memory
 # decord reads the whole file's index at every opening: worth it only where the unit is most of it.
 _DECORD_CONTAINERS = ("mov", "matroska")  # in others it seeks to wrong frames, MPEG-TS measured
@@ -48,7 +49,13 @@ class PacketIndex:
     end_pts: int  # where the last one leaves the screen
     is_whole_file: bool
     packets: Packets  # in decode order, from the keyframe before the span on
-    n_errors: int = 0
+    is_torn: bool = False  # the container could not be read to the span's end
+
+    def next_key(self, pts: int) -> int:
+        """The PTS of the keyframe after `pts`, or where the pictures end: so far damage at `pts` reaches."""
+        keys = self.packets.pts[self.packets.is_key]
+        later = keys[keys > pts]
+        return int(later.min()) if len(later) else max(pts, self.end_pts)
 
     @property
     def is_vfr(self) -> bool | None:
@@ -66,7 +73,15 @@ class Frames:
 
     rgb: npt.NDArray[np.uint8]  # (n, H, W, 3)
     pts: npt.NDArray[np.int64]  # (n,) of each picture
-    n_errors: int = 0
+    damage: tuple[tuple[int, int], ...] = ()  # PTS from which to which pictures may be wrong or missing
+
+
+@dataclass(frozen=True)
+class Motion:
+    """Small grey pictures, `MOTION_FPS` a second: what moves, not what it is."""
+
+    grey: npt.NDArray[np.uint8]  # (T, H, W), the short side `MOTION_SHORT_SIDE_PX`
+    times_s: npt.NDArray[np.float64]  # (T,) of the picture used, on the media clock
 
 
 class FrameReader(Protocol):
@@ -94,7 +109,7 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
     start = time_to_pts(start_s, stream_info.time_base, info.origin_s)
     end = time_to_pts(end_s, stream_info.time_base, info.origin_s)
     found: dict[int, tuple[bool, bool]] = {}  # PTS → is a keyframe, is disposable
-    last_duration, reached_eof, n_errors = 0, True, 0
+    last_duration, reached_eof, is_torn = 0, True, False
     with open_media(uri) as container:
         stream = stream_at(uri, container, stream_info.index)
         codec = stream_info.codec
@@ -110,7 +125,7 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
                 found.setdefault(packet.pts, (packet.is_keyframe, is_free))
                 last_duration = packet.duration or last_duration
         except av.FFmpegError:
-            n_errors += 1  # a torn end: what came before it counts
+            is_torn = True  # what came before it counts
     times = sorted(found)
     pts = [t for t in times if t < end]
     if pts and pts[0] < start:
@@ -122,7 +137,7 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
     whole = start_s <= 0 and reached_eof and len(pts) == len(times)
     flags = np.array(list(found.values()), dtype=bool).reshape(-1, 2)
     packets = Packets(np.fromiter(found, np.int64, len(found)), flags[:, 0], flags[:, 1])
-    return PacketIndex(tuple(pts), ends, whole, packets, n_errors)
+    return PacketIndex(tuple(pts), ends, whole, packets, is_torn)
 
 
 def scaled_size(stream: VideoStream, short_side_px: int) -> tuple[int, int]:
@@ -148,7 +163,44 @@ def read_frames(
     for reader in readers:
         with contextlib.suppress(ReaderError):
             return reader.read(chosen, width, height)
-    return read_what_decodes(uri, info, instants, width, height)
+    return read_what_decodes(uri, info, index, instants, width, height)
+
+
+def read_motion(
+    uri: str, info: MediaInfo, index: PacketIndex, start_s: Fraction, end_s: Fraction
+) -> Motion:
+    """The pictures nearest to instants spaced evenly over [start, end), none twice; damaged ones left out."""
+    stream = _video(info)
+    width, height = scaled_size(stream, MOTION_SHORT_SIDE_PX)
+    scale = _Scaler(width, height, stream, is_grey=True)
+    pts = np.asarray(index.pts)
+    n_instants = int((end_s - start_s) * MOTION_FPS)
+    instants = [start_s + Fraction(k, MOTION_FPS) for k in range(n_instants)]
+    ticks = [time_to_pts(t, stream.time_base, info.origin_s) for t in instants]
+    ticks = [t for t in ticks if len(pts) and pts[0] <= t < index.end_pts]
+    chosen = sorted({int(pts[np.abs(pts - t).argmin()]) for t in ticks})
+    shown, _ = _decode_chosen(uri, stream, index, chosen, scale) if chosen else ({}, ())
+    found = [p for p in chosen if p in shown]
+    grey = np.stack([shown[p] for p in found]) if found else np.zeros((0, height, width), np.uint8)
+    times_s = [float(pts_to_time(p, stream.time_base, info.origin_s)) for p in found]
+    return Motion(grey, np.array(times_s))
+
+
+def _decode_chosen(
+    uri: str, stream: VideoStream, index: PacketIndex, chosen: Sequence[int], scale: _Scaler
+) -> tuple[dict[int, npt.NDArray[np.uint8]], tuple[tuple[int, int], ...]]:
+    """Those of the frames `chosen` that come out, by PTS, and what was damaged on the way."""
+    wanted, pictures = set(chosen), {}
+    with open_media(uri) as container:
+        source = stream_at(uri, container, stream.index)
+        decoder = _Decoder(container, source, index, plan_decode(index.packets, chosen))
+        for frame in decoder:
+            pts = _frame_pts(frame)
+            if pts in wanted:
+                pictures[pts] = scale(frame)
+                if len(pictures) == len(wanted):
+                    break
+    return pictures, tuple(decoder.damage)
 
 
 class DecordReader:
@@ -207,27 +259,17 @@ class PyAVReader:
 
     def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
         stream = _video(self.info)
-        plan = plan_decode(self.index.packets, chosen)
         scale = _Scaler(width, height, stream)
-        wanted, pictures = set(chosen), {}
-        with open_media(self.uri) as container:
-            decoder = _Decoder(
-                container, stream_at(self.uri, container, stream.index), self.index.packets, plan
-            )
-            for frame in decoder:
-                pts = _frame_pts(frame)
-                if pts in wanted:
-                    pictures[pts] = scale(frame)
-                    if len(pictures) == len(wanted):
-                        break
-        if len(pictures) < len(wanted):
-            raise ReaderError(f"{len(wanted) - len(pictures)} frames did not come out")
+        pictures, damage = _decode_chosen(self.uri, stream, self.index, chosen, scale)
+        n_missing = len(set(chosen)) - len(pictures)
+        if n_missing:
+            raise ReaderError(f"{n_missing} frames did not come out")
         rgb = np.stack([pictures[pts] for pts in chosen])
-        return Frames(rgb, np.array(chosen, dtype=np.int64), decoder.n_errors)
+        return Frames(rgb, np.array(chosen, dtype=np.int64), damage)
 
 
 def read_what_decodes(
-    uri: str, info: MediaInfo, instants: Sequence[int], width: int, height: int
+    uri: str, info: MediaInfo, index: PacketIndex, instants: Sequence[int], width: int, height: int
 ) -> Frames:
     """Of a damaged file, the frame that is on screen at each instant among those that decode."""
     stream = _video(info)
@@ -236,30 +278,34 @@ def read_what_decodes(
     pts: list[int] = []
     with open_media(uri) as container:
         start = instants[0] if instants[0] > stream.start_pts else None
-        decoder = _Decoder(container, stream_at(uri, container, stream.index), None, None, start)
+        decoder = _Decoder(container, stream_at(uri, container, stream.index), index, None, start)
         for shown, count in _shown_at(decoder, instants):
             pictures += [scale(shown)] * count
             pts += [_frame_pts(shown)] * count
     rgb = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
-    return Frames(rgb, np.array(pts, dtype=np.int64), max(1, decoder.n_errors))
+    missing = [t for t in index.pts if t <= instants[-1] and t not in decoder.seen]
+    damage = [(t, index.next_key(t)) for t in missing]
+    return Frames(rgb, np.array(pts, dtype=np.int64), (*decoder.damage, *damage))
 
 
 class _Decoder:
-    """Frames in order of presentation, of the packets that a plan names or of all; damage counted."""
+    """Frames in order of presentation, of the packets that a plan names or of all; damage noted."""
 
     def __init__(
         self,
         container: Any,
         stream: Any,
-        packets: Packets | None,
+        index: PacketIndex,
         plan: DecodePlan | None,
         start: int | None = None,
     ) -> None:
-        self.container, self.plan, self.n_errors = container, plan, 0
-        self.stream = stream
-        if packets is not None and plan is not None and plan.send:
-            first = next(int(pts) for pts in packets.pts if int(pts) in plan.send)
-            start = first if first > (self.stream.start_time or 0) else None
+        self.container, self.stream, self.index, self.plan = container, stream, index, plan
+        self.damage: list[tuple[int, int]] = []
+        self.seen: set[int] = set()
+        self.last = start if start is not None else stream.start_time or 0
+        if plan is not None and plan.send:
+            first = next(int(pts) for pts in index.packets.pts if int(pts) in plan.send)
+            start = first if first > (stream.start_time or 0) else None
         self.start = start
 
     def __iter__(self) -> Iterator[Any]:
@@ -278,12 +324,13 @@ class _Decoder:
                         yield from self._drain()
                         return
         except av.FFmpegError:
-            self.n_errors += 1
+            self._is_damaged(self.last)
 
     def _frames(self, packet: Any) -> Iterator[Any]:
         frames = decode_tolerantly(packet)
-        self.n_errors += frames is None
-        yield from (f for f in frames or () if not f.is_corrupt and _has_pts(f))
+        if frames is None:
+            self._is_damaged(packet.pts if packet.pts is not None else self.last)
+        yield from self._whole(frames or ())
 
     def _drain(self) -> Iterator[Any]:
         """What the decoder still holds; afterwards it begins anew, as after a seek."""
@@ -293,7 +340,22 @@ class _Decoder:
         except av.FFmpegError:
             frames = []
         context.flush_buffers()
-        yield from (f for f in frames if not f.is_corrupt and _has_pts(f))
+        yield from self._whole(frames)
+
+    def _whole(self, frames: Sequence[Any]) -> Iterator[Any]:
+        for frame in frames:
+            if not _has_pts(frame):
+                continue
+            self.last = _frame_pts(frame)
+            if frame.is_corrupt:
+                self._is_damaged(self.last)
+                continue
+            self.seen.add(self.last)
+            yield frame
+
+    def _is_damaged(self, pts: int) -> None:
+        """Pictures refer to those before them: damage lasts until the next keyframe."""
+        self.damage.append((pts, self.index.next_key(pts)))
 
 
 def _shown_at(frames: Any, instants: Sequence[int]) -> Iterator[tuple[Any, int]]:
@@ -313,14 +375,15 @@ def _shown_at(frames: Any, instants: Sequence[int]) -> Iterator[tuple[Any, int]]
 
 
 class _Scaler:
-    """Frames → upright RGB pictures of one size.
+    """Frames → upright pictures of one size, RGB or grey.
 
     Bicubic, as the pictures that encoders learned from were scaled. 8-bit planar YUV is scaled as it is
     and becomes RGB when it is small: a quarter of the cost of doing both at once, measured on 720p.
     Everything else (10-bit, RGB, palettes) goes in one step.
     """
 
-    def __init__(self, width: int, height: int, stream: VideoStream) -> None:
+    def __init__(self, width: int, height: int, stream: VideoStream, *, is_grey: bool = False) -> None:
+        self.is_grey = is_grey
         self.rotation_deg, self.is_mirrored = stream.rotation_deg, stream.is_mirrored
         self.size = (height, width) if self.rotation_deg in (90, 270) else (width, height)
         self.shrink, self.colour, self.field = VideoReformatter(), VideoReformatter(), _FirstField()
@@ -329,7 +392,11 @@ class _Scaler:
         width, height = self.size
         if frame.interlaced_frame:
             frame = self.field(frame)
-        if frame.format.name in _PLANAR_8BIT:
+        if self.is_grey:
+            rgb = self.shrink.reformat(
+                frame, width=width, height=height, format="gray", interpolation="AREA"
+            )
+        elif frame.format.name in _PLANAR_8BIT:
             small = self.shrink.reformat(
                 frame, width=width, height=height, format=frame.format.name, interpolation="BICUBIC"
             )

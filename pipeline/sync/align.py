@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 
 import numpy as np
 
 from pipeline.config import ClipConfig, Config
 from pipeline.media.audio import AudioTrack, read_audio, resample
-from pipeline.media.clock import pts_to_time, time_to_pts, to_fraction
-from pipeline.media.video import Frames, PacketIndex, index_packets, read_frames, scaled_size
+from pipeline.media.clock import Span, pts_to_time, time_to_pts, to_fraction
+from pipeline.media.video import (
+    Frames,
+    PacketIndex,
+    index_packets,
+    read_frames,
+    read_motion,
+    scaled_size,
+)
 from pipeline.records import ClipBatch, MediaError, MediaInfo, SyncReport, Unit
 from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
+from pipeline.sync.offset import Offset, estimate_offset, loudest_span
 from pipeline.sync.report import sync_report
 
 _TORN_S = 1
 _Place = tuple[int, int]  # which clip, which of its instants
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """The pictures of a unit, and for which clip and which of its instants each is."""
+
+    instants: list[list[Fraction | None]]  # of each clip
+    frames: Frames
+    places: list[_Place]
+    shown: Span  # from when to when there is a picture
 
 
 def read_clips(
@@ -33,31 +54,88 @@ def read_clips(
     clips = config.clips
     start = to_fraction(unit.start_s)
     end = _open_end_s(start, info, config) if unit.end_s is None else to_fraction(unit.end_s)
-    overlap = max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
-    track = _read_sound(unit.uri, info, start, end + overlap, config)
-    index = index_packets(unit.uri, info, start, end + overlap) if info.video else None
-
-    most = config.limits.max_frames_per_unit
-    if index is not None and len(index.packets) > most:
-        what = f"{len(index.packets)} pictures in a unit; limits.max_frames_per_unit is {most}"
-        raise MediaError("decode", "too_large", f"{unit.uri}: {what}")
-
+    read_end = end + max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
+    track = _read_sound(unit.uri, info, start, read_end, config)
+    index = index_packets(unit.uri, info, start, read_end) if info.video else None
+    _check_count(unit, index, config)
     shown = _shown_span(info, index)
+    offset = _offset(unit.uri, info, index, track, shown, config)
+    if config.sync.correct and offset is not None:
+        track = _moved_sound(unit.uri, info, (start, read_end), offset, config)
+
     # What lies behind the unit is the next one's: cut there, so that no clip spills over the grid.
-    media_end = min(end + overlap, max(shown[1], track.end_s if track else Fraction(0)))
+    media_end = min(read_end, max(shown[1], track.end_s if track else Fraction(0)))
     spans = clip_spans(start, end, media_end, clips)
     _check_size(unit, len(spans), info, config)
     instants = [clip_instants(span, *shown, clips) for span in spans]
     frames, places = _read_pictures(unit.uri, info, index, instants, clips)
+    damage = _damage(info, index, track, frames, (media_end, min(end, Fraction(info.duration_s or 0))))
 
-    n_errors = sum(part.n_errors for part in (track, index, frames) if part is not None)
-    n_errors += _is_cut_short(media_end, end, info)
-    report = sync_report(info, index, track, n_errors)
+    report = sync_report(info, index, track, damage, offset)
     sound = resample(track, sample_rate_hz) if track else None
-    batch = _assemble(
-        info, spans, instants, shown, frames, places, sound, config, sample_rate_hz, n_errors
-    )
-    return batch, report
+    pictures = _Pictures(instants, frames, places, shown)
+    batch = _assemble(info, spans, pictures, sound, config, sample_rate_hz)
+    return dataclasses.replace(batch, is_damaged=_touched(spans, damage)), report
+
+
+def _offset(
+    uri: str,
+    info: MediaInfo,
+    index: PacketIndex | None,
+    track: AudioTrack | None,
+    shown: Span,
+    config: Config,
+) -> Offset | None:
+    """What the content says of the offset, in the part of the unit where the sound tells most."""
+    if index is None or track is None or not config.sync.window_s:
+        return None
+    both = (max(shown[0], track.start_s), min(shown[1], track.end_s))
+    window = loudest_span(track, *both, to_fraction(config.sync.window_s))
+    if window[1] - window[0] < 1:
+        return None
+    found = estimate_offset(read_motion(uri, info, index, *window), track)
+    return found if found and found.confidence >= config.sync.min_confidence else None
+
+
+def _moved_sound(
+    uri: str, info: MediaInfo, span: Span, offset: Offset, config: Config
+) -> AudioTrack | None:
+    """The sound that belongs to a span's pictures, on the pictures' clock."""
+    moved = to_fraction(round(offset.offset_ms) / 1000)
+    first_s = max(Fraction(0), span[0] + moved)
+    track = _read_sound(uri, info, first_s, span[1] + moved, config)
+    return dataclasses.replace(track, start_s=track.start_s - moved) if track else None
+
+
+def _damage(
+    info: MediaInfo,
+    index: PacketIndex | None,
+    track: AudioTrack | None,
+    frames: Frames,
+    torn: Span,
+) -> list[Span]:
+    """From when to when something would not decode, in no order; `torn`: from the end to the promised end."""
+    found = list(track.damage) if track else []
+    if info.video is not None and index is not None:
+        base, origin = info.video.time_base, info.origin_s
+        spans = [*frames.damage, *([(index.end_pts, index.end_pts)] if index.is_torn else [])]
+        found += [(pts_to_time(a, base, origin), pts_to_time(b, base, origin)) for a, b in spans]
+    if torn[1] - torn[0] > _TORN_S:  # a download that broke off
+        found.append(torn)
+    return found
+
+
+def _touched(spans: list[ClipSpan], damage: Sequence[Span]) -> np.ndarray:
+    """Which clips damage reaches into, (N,)."""
+    reached = [any(a <= s.end_s and b >= s.start_s for a, b in damage) for s in spans]
+    return np.array(reached, bool)
+
+
+def _check_count(unit: Unit, index: PacketIndex | None, config: Config) -> None:
+    most = config.limits.max_frames_per_unit
+    if index is not None and len(index.packets) > most:
+        what = f"{len(index.packets)} pictures in a unit; limits.max_frames_per_unit is {most}"
+        raise MediaError("decode", "too_large", f"{unit.uri}: {what}")
 
 
 def _open_end_s(start: Fraction, info: MediaInfo, config: Config) -> Fraction:
@@ -67,12 +145,6 @@ def _open_end_s(start: Fraction, info: MediaInfo, config: Config) -> Fraction:
     """
     stated = Fraction(info.duration_s or 0)
     return max(start, stated) + 2 * to_fraction(config.clips.unit_s)
-
-
-def _is_cut_short(media_end: Fraction, end: Fraction, info: MediaInfo) -> bool:
-    """Whether the file ends well before what its headers promise: a torn download."""
-    promised = min(end, Fraction(info.duration_s or 0))
-    return promised - media_end > _TORN_S
 
 
 def _check_size(unit: Unit, n_clips: int, info: MediaInfo, config: Config) -> None:
@@ -124,21 +196,18 @@ def _read_pictures(
 def _assemble(
     info: MediaInfo,
     spans: list[ClipSpan],
-    instants: list[list[Fraction | None]],
-    shown: tuple[Fraction, Fraction],
-    frames: Frames,
-    places: list[_Place],
+    pictures: _Pictures,
     track: AudioTrack | None,
     config: Config,
     sample_rate_hz: int,
-    n_errors: int,
 ) -> ClipBatch:
     stream = info.video or info.audio
     assert stream is not None  # probe refuses files without either
     starts_s = np.array([float(span.start_s) for span in spans])
-    rgb, valid, times_s, error_ms = _place_pictures(info, instants, frames, places)
+    rgb, valid, times_s, error_ms = _place_pictures(info, pictures)
     sound = cut_sound(spans, track, config.clips.length_s, sample_rate_hz)
-    first_picture_s = np.where(valid.any(axis=1), np.maximum(starts_s, float(shown[0])), np.nan)
+    first_shown_s = np.maximum(starts_s, float(pictures.shown[0]))
+    first_picture_s = np.where(valid.any(axis=1), first_shown_s, np.nan)
     base = stream.time_base
     return ClipBatch(
         start_s=starts_s,
@@ -146,6 +215,7 @@ def _assemble(
         start_pts=np.array([time_to_pts(s.start_s, base, info.origin_s) for s in spans], np.int64),
         time_base=f"{base.numerator}/{base.denominator}",
         is_padded=np.array([span.is_padded for span in spans], bool),
+        is_damaged=np.zeros(len(spans), bool),
         frames=rgb,
         frame_valid=valid,
         frame_time_s=times_s,
@@ -155,19 +225,19 @@ def _assemble(
         audio_valid=sound.valid,
         audio_coverage=sound.coverage,
         av_skew_ms=((sound.first_s - first_picture_s) * 1000).astype(np.float32),
-        status="partial" if n_errors else "ok",
     )
 
 
 def _place_pictures(
-    info: MediaInfo, instants: list[list[Fraction | None]], frames: Frames, places: list[_Place]
+    info: MediaInfo, pictures: _Pictures
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Frames (N, T, H, W, 3), which are valid (N, T), their times (N, T), each clip's error (N,)."""
+    instants, frames = pictures.instants, pictures.frames
     n, n_frames = len(instants), len(instants[0]) if instants else 0
     rgb = np.zeros((n, n_frames, *frames.rgb.shape[1:]), np.uint8)
     valid, times_s = np.zeros((n, n_frames), bool), np.full((n, n_frames), np.nan)
     error_ms = np.full(n, np.nan, np.float32)
-    for picture, pts, (i, k) in zip(frames.rgb, frames.pts, places, strict=True):
+    for picture, pts, (i, k) in zip(frames.rgb, frames.pts, pictures.places, strict=True):
         assert info.video is not None
         time_s = pts_to_time(int(pts), info.video.time_base, info.origin_s)
         rgb[i, k], valid[i, k], times_s[i, k] = picture, True, float(time_s)

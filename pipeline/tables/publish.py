@@ -83,6 +83,7 @@ def _video_row(parts: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
     n_failed = sum(unit["state"] == "failed" for unit in parts)
     damaged = any(unit["status"] == "partial" for unit in parts)
     status = "failed" if n_failed == len(parts) else "partial" if n_failed or damaged else "ok"
+    surest = max(parts, key=lambda unit: unit["sync_confidence"] or 0.0)
     row = {name: first[name] for name in VIDEOS.names if name in first}
     for name in FACT_NAMES:  # the first unit may be the one that failed
         row[name] = next((unit[name] for unit in parts if unit[name] is not None), None)
@@ -94,6 +95,9 @@ def _video_row(parts: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
         "is_vfr": any(u["is_vfr"] for u in parts) if row["is_vfr"] is not None else None,
         "gap_s": sum(unit["gap_s"] or 0.0 for unit in parts),
         "n_decode_errors": sum(unit["n_decode_errors"] or 0 for unit in parts),
+        "damaged_s": [span for unit in parts for span in unit["damaged_s"] or ()],
+        "sync_offset_ms": surest["sync_offset_ms"],
+        "sync_confidence": surest["sync_confidence"],
     }
     carried = json.loads(first["attributes"] or "{}")
     if "dt" in carried:  # the partition's name: readers refuse it as a column too

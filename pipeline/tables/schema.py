@@ -15,6 +15,8 @@ LABEL = pa.struct(
     ]
 )
 
+SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64())])
+
 
 def clips_schema(embedding_dim: int = EMBEDDING_DIM) -> pa.Schema:
     """One row a clip. The partition column `dt` is in the path only."""
@@ -102,6 +104,9 @@ VIDEOS = pa.schema(
         *_FACTS,
         ("gap_s", pa.float64()),
         ("n_decode_errors", pa.int32()),
+        ("damaged_s", pa.list_(SPAN)),
+        ("sync_offset_ms", pa.float32()),
+        ("sync_confidence", pa.float32()),
         ("bundle", pa.string()),
         ("result_digest", pa.string()),
         ("run_id", pa.string()),
@@ -144,6 +149,9 @@ UNITS = pa.schema(
         *_FACTS,
         ("gap_s", pa.float64()),
         ("n_decode_errors", pa.int32()),
+        ("damaged_s", pa.list_(SPAN)),
+        ("sync_offset_ms", pa.float32()),
+        ("sync_confidence", pa.float32()),
         ("attributes", pa.string()),  # JSON: columns of the manifest
         ("decode_s", pa.float64()),
         ("encode_s", pa.float64()),

@@ -89,10 +89,16 @@ def test_a_torn_file_gives_what_can_be_read_and_says_partial(tmp_path):
     for i in range(len(content) // 2, len(content) // 2 + 3_000, 7):
         content[i] ^= 0xFF
     path.write_bytes(content)
-    batch, report = clips_of(path)
-    assert batch.status == "partial"
+    batch, report = clips_of(path, length_s=2, stride_s=2, unit_s=60)
     assert report.n_decode_errors > 0
     assert batch.has_video.any()
+    assert not batch.is_damaged[0], "damage in the middle is not the beginning's"
+    reached = [
+        any(a <= end and b >= start for a, b in report.damaged_s)
+        for start, end in zip(batch.start_s, batch.end_s, strict=True)
+    ]
+    assert batch.is_damaged.tolist() == reached
+    assert any(reached)
 
 
 def test_a_still_picture_stays_on_screen_across_units(tmp_path):
@@ -108,7 +114,7 @@ def test_a_unit_in_the_middle_keeps_to_the_grid(tmp_path):
     path = flash_and_click(tmp_path / "odd.mp4", seconds=10, fps=24, acodec=None)
     batch, _ = clips_of(path, 0.0, 4.0, length_s=2, stride_s=2, unit_s=4)
     assert list(zip(batch.start_s, batch.end_s, strict=True)) == [(0.0, 2.0), (2.0, 4.0)]
-    assert batch.status == "ok"
+    assert not batch.is_damaged.any()
 
 
 def test_a_file_cut_short_of_its_promise_is_partial(tmp_path):
@@ -117,6 +123,8 @@ def test_a_file_cut_short_of_its_promise_is_partial(tmp_path):
     )
     content = path.read_bytes()
     path.write_bytes(content[: int(len(content) * 0.6)])
-    batch, _ = clips_of(path)
-    assert batch.status == "partial"
+    batch, report = clips_of(path)
     assert len(batch) >= 1
+    assert batch.is_damaged[-1]
+    ((_, last),) = [span for span in report.damaged_s if span[1] > 9]
+    assert last == pytest.approx(10, abs=0.1)

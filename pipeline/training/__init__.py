@@ -1,0 +1,1 @@
+"""How the weights that ship with us were made, and how to make others. Needs torch."""
