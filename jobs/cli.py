@@ -78,6 +78,16 @@ Address = Annotated[
 RetryFailures = Annotated[
     bool, typer.Option("--retry-failures", help="Take units that failed in an earlier run again.")
 ]
+Force = Annotated[
+    bool, typer.Option("--force", help="Take every unit again; the new rows replace the old ones.")
+]
+WaitS = Annotated[
+    float,
+    typer.Option(
+        "--wait", min=0, metavar="SECONDS", help="Wait so long for another job that writes here."
+    ),
+]
+Directory = Annotated[str, typer.Argument(metavar="DIR", help="Where the tables are.")]
 MaxFailedShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
@@ -102,6 +112,8 @@ def run(
     day: Day = None,
     address: Address = None,
     retry_failures: RetryFailures = False,
+    force: Force = False,
+    wait_s: WaitS = 0.0,
     max_failed_share: MaxFailedShare = None,
     as_json: AsJson = False,
 ) -> None:
@@ -115,7 +127,14 @@ def run(
     """
     config = _load(config_file, overrides)
     listing = _list(inputs)
-    report = _run(listing, out_dir, config, _day(day), address, retry_failures, as_json)
+    options = {
+        "dt": _day(day),
+        "address": address,
+        "retry_failures": retry_failures,
+        "force": force,
+        "wait_s": wait_s,
+    }
+    report = _run(listing, out_dir, config, as_json, **options)
     raise typer.Exit(_exit_code(report, max_failed_share))
 
 
@@ -123,10 +142,8 @@ def _run(
     listing: Listing,
     out_dir: str,
     config: Config,
-    day: str,
-    address: str | None,
-    retry_failures: bool,
     as_json: bool,
+    **options: Any,
 ) -> Any:
     from jobs.progress import progress_printer
     from jobs.run import run as run_job
@@ -137,10 +154,9 @@ def _run(
                 listing,
                 out_dir,
                 config,
-                dt=day,
-                address=address,
-                retry_failures=retry_failures,
                 on_progress=on_progress,
+                on_wait=lambda owner: err.print(f"waiting for {owner}"),
+                **options,
             )
         )
     if as_json:
@@ -242,7 +258,7 @@ def plan(
 
 
 @app.command()
-def status(directory: Annotated[str, typer.Argument(metavar="DIR")], as_json: AsJson = False) -> None:
+def status(directory: Directory, as_json: AsJson = False) -> None:
     """What is in the tables of DIR: done, failed, and how fast the last run was."""
     from jobs.status import read_status
 
@@ -321,12 +337,134 @@ def demo(
     from jobs.demo import first_rows, sample_videos
 
     videos = _guarded(sample_videos)
-    report = _run(_list(videos), out_dir, _load(None, overrides), _day(None), None, False, as_json)
+    report = _run(_list(videos), out_dir, _load(None, overrides), as_json, dt=_day(None))
     if not as_json:
         out.print(f"\nThe tables are in {os.path.abspath(out_dir)}. The first rows of clips/:\n")
         for line in first_rows(out_dir):
             out.print(line, highlight=False, markup=False)
     raise typer.Exit(_exit_code(report, None))
+
+
+@app.command()
+def sql(
+    directory: Directory,
+    question: Annotated[str, typer.Argument(metavar="SQL", help="A select over the four tables.")],
+    all_results: Annotated[
+        bool, typer.Option("--all", help="Also rows that newer settings have replaced.")
+    ] = False,
+    as_json: AsJson = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+) -> None:
+    """Ask the tables of DIR in SQL: clips, videos, segments and failures are views of one snapshot.
+
+    Example:
+
+      reeltable sql tables "select top_label, count(*) as n from clips group by all order by n desc"
+    """
+    from pipeline.tables.read import query
+
+    found = _guarded(lambda: query(directory, question, all_results=all_results))
+    if as_json:
+        _print_json(found.to_pylist())
+    elif as_csv:
+        sys.stdout.write(found.to_pandas().to_csv(index=False))
+    else:
+        table = Table(*found.column_names, box=None)
+        for row in found.to_pylist():
+            table.add_row(*(escape("" if v is None else str(v)) for v in row.values()))
+        out.print(table)
+
+
+@app.command()
+def compact(
+    directory: Directory,
+    target_mb: Annotated[float, typer.Option(min=0.001, help="Size of a merged file.")] = 128.0,
+    wait_s: WaitS = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Merge small files; the replaced ones leave the table and wait for vacuum."""
+    from pipeline.tables.maintain import compact as merge
+
+    done = _held("compact", directory, wait_s, lambda s: merge(s, _day(None), int(target_mb * 2**20)))
+    if as_json:
+        _print_json(dataclasses.asdict(done))
+        return
+    out.print(
+        f"{done.n_files_before} files of clips became {done.n_files_after} "
+        f"({done.n_bytes / 2**20:.1f} MB merged); reeltable vacuum {directory} deletes the old ones",
+        highlight=False,
+    )
+
+
+@app.command()
+def vacuum(
+    directory: Directory,
+    grace_h: Annotated[
+        float, typer.Option("--grace-hours", min=0, help="Keep what was replaced later than that.")
+    ] = 24.0,
+    wait_s: WaitS = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what compaction and later runs have replaced."""
+    from datetime import timedelta
+
+    from pipeline.tables.maintain import vacuum as clean
+
+    done = _held("vacuum", directory, wait_s, lambda s: clean(s, timedelta(hours=grace_h)))
+    if as_json:
+        _print_json(dataclasses.asdict(done))
+        return
+    out.print(
+        f"deleted {done.n_files} files ({done.n_bytes / 2**20:.1f} MB); {done.n_kept} replaced within "
+        f"the last {grace_h:g} h are kept",
+        highlight=False,
+    )
+
+
+@app.command()
+def forget(
+    directory: Directory,
+    videos: Annotated[
+        list[str], typer.Argument(metavar="VIDEO…", help="Their video_id, or their uri.")
+    ],
+    wait_s: WaitS = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove videos from all tables and all history, at once and for good.
+
+    The files themselves stay where they are; a later run over them adds them again.
+    """
+    from pipeline.tables.maintain import forget as remove
+
+    done = _held("forget", directory, wait_s, lambda s: remove(s, videos, _day(None)))
+    if as_json:
+        _print_json(dataclasses.asdict(done))
+        return
+    out.print(
+        f"removed {done.n_clips} clips and {done.n_units} units of {', '.join(done.uris)} "
+        f"(video_id {', '.join(done.video_ids)}); {done.n_files_rewritten} files were written anew",
+        highlight=False,
+    )
+
+
+def _held(purpose: str, directory: str, wait_s: float, work: Callable[[Any], T]) -> T:
+    """Do `work` on an output that is there, as its only writer."""
+    import uuid
+
+    from pipeline.tables.lease import lease
+    from pipeline.tables.store import Store, TableError
+
+    def under_lease() -> T:
+        store = Store(directory)
+        if not store.names("_commits", ".json"):
+            raise TableError(f"{directory}: no tables here")
+        token = f"{purpose}-{uuid.uuid4().hex[:6]}"
+        with lease(
+            store, purpose, token, wait_s=wait_s, on_wait=lambda o: err.print(f"waiting for {o}")
+        ):
+            return work(store)
+
+    return _guarded(under_lease)
 
 
 @models.command("list")

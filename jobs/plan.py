@@ -44,8 +44,9 @@ def make_plan(
     ledger: Ledger,
     *,
     retry_failures: bool = False,
+    force: bool = False,
 ) -> Plan:
-    """Cut all sources into units and leave out what is settled.
+    """Cut all sources into units and leave out what is settled; with `force`, nothing.
 
     Raises:
         BundleError: the config names a bundle that cannot be used.
@@ -59,15 +60,16 @@ def make_plan(
         )
     digest = config.result_digest(bundle.digest())
     units: list[Unit] = []
-    for source, duration_s in _with_durations(listing.sources, config):
+    for source, duration_s in _with_durations(listing.sources, config, ledger, digest):
         units += cut_units(source, duration_s, config, digest)
     todo = [
         _with_attempt(unit, ledger)
         for unit in units
-        if not ledger.is_settled(unit.unit_id, retry_failures=retry_failures)
+        if force or not ledger.is_settled(unit.unit_id, retry_failures=retry_failures)
     ]
     todo_ids = {unit.unit_id for unit in todo}
-    n_failed = sum(u.unit_id in ledger.failed and u.unit_id not in todo_ids for u in units)
+    before = (ledger.units.get(u.unit_id) for u in units if u.unit_id not in todo_ids)
+    n_failed = sum(entry is not None and entry.state == "failed" for entry in before)
     return Plan(bundle, digest, listing.sources, tuple(todo), len(units), n_failed)
 
 
@@ -88,24 +90,35 @@ def cut_units(
             version=source.version,
             start_s=start_s,
             end_s=end_s,
+            planned_s=duration_s,
             size_bytes=source.size_bytes,
             attributes=source.attributes,
         )
 
 
-def _with_durations(sources: Iterable[Source], config: Config) -> Iterator[tuple[Source, float | None]]:
-    """Durations from the manifest, else from headers; None where there is none to be had.
+def _with_durations(
+    sources: Iterable[Source], config: Config, ledger: Ledger, result_digest: str
+) -> Iterator[tuple[Source, float | None]]:
+    """Durations as they were planned by before, else from the manifest, else from headers.
+
+    None where there is none to be had. What is in the table keeps its cut, whatever a manifest says now.
 
     Headers are read in guarded processes: a file that hangs or kills its reader costs no plan.
     """
     sources = list(sources)
+
+    def is_planned(source: Source) -> bool:
+        return (source.video_id, result_digest) in ledger.planned
+
     limits = Limits(config.run.decode_deadline_s, config.run.decode_memory_mb)
-    n_unknown = sum(source.duration_s is None for source in sources)
+    unknown = [source for source in sources if not is_planned(source) and source.duration_s is None]
     guards: SimpleQueue[Guard] = SimpleQueue()
-    for _ in range(min(_PROBES_AT_ONCE, n_unknown)):
+    for _ in range(min(_PROBES_AT_ONCE, len(unknown))):
         guards.put(Guard(PROBE, limits))
 
     def duration_s(source: Source) -> float | None:
+        if is_planned(source):
+            return ledger.planned[source.video_id, result_digest]
         if source.duration_s is not None:
             return source.duration_s
         guard = guards.get()
@@ -133,4 +146,6 @@ def _plausible(duration_s: float | None, size_bytes: int | None) -> float | None
 
 
 def _with_attempt(unit: Unit, ledger: Ledger) -> Unit:
-    return dataclasses.replace(unit, attempt=ledger.failed.get(unit.unit_id, 0) + 1)
+    known = ledger.units.get(unit.unit_id)
+    failed_before = known.attempt if known is not None and known.state == "failed" else 0
+    return dataclasses.replace(unit, attempt=failed_before + 1)

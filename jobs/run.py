@@ -18,10 +18,12 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.plan import Plan, make_plan
+from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
 from pipeline.tables.commit import recover
-from pipeline.tables.ledger import read_ledger
+from pipeline.tables.lease import lease
+from pipeline.tables.ledger import Ledger, read_ledger
 from pipeline.tables.publish import is_published, publish
 from pipeline.tables.store import Store
 from pipeline.understand import Provenance
@@ -85,46 +87,73 @@ def run(
     dt: str,
     address: str | None = None,
     retry_failures: bool = False,
+    force: bool = False,
+    wait_s: float = 0.0,
     on_progress: Report = lambda _: None,
+    on_wait: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
     """Do what is missing of `listing` and publish the tables under `out`.
 
     Args:
         dt: the logical date under which new rows stand, 2026-01-31.
         address: of a Ray cluster to join; else `RAY_ADDRESS`, else a local Ray that stops again.
+        retry_failures: take units that failed before again.
+        force: take every unit again; what it gives replaces what is there.
+        wait_s: for another job that writes to `out`; `on_wait` is told which.
 
     Raises:
         BundleError, TableError: the model or the output cannot be used; nothing is lost.
     """
-    started, started_at = time.perf_counter(), datetime.now(UTC)
-    store = Store(out)
-    ledger = read_ledger(store)
-    recover(store, list(ledger.records))
-    on_progress(Progress("planning", len(listing.sources)))
-    plan = make_plan(listing, config, ledger, retry_failures=retry_failures)
-    plan_s = time.perf_counter() - started
+    started_at = datetime.now(UTC)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    find_bundle(config.bundle)  # a config that cannot be used leaves no trace
+    store = Store(out)
+    with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
+        return _run(
+            store,
+            listing,
+            config,
+            dt,
+            address,
+            (retry_failures, force),
+            on_progress,
+            run_id,
+            started_at,
+        )
+
+
+def _run(
+    store: Store,
+    listing: Listing,
+    config: Config,
+    dt: str,
+    address: str | None,
+    again: tuple[bool, bool],
+    on_progress: Report,
+    run_id: str,
+    started_at: datetime,
+) -> RunReport:
+    started = time.perf_counter()
+    ledger = read_ledger(store)
+    recover(store, ledger.records, ledger.replaced)
+    on_progress(Progress("planning", len(listing.sources)))
+    retry_failures, force = again
+    plan = make_plan(listing, config, ledger, retry_failures=retry_failures, force=force)
+    plan_s = time.perf_counter() - started
     provenance = Provenance(plan.bundle.name, plan.bundle.digest(), plan.result_digest, run_id)
     seconds: dict[str, float] = {}
     if plan.todo:
         plan.bundle.check_files()
-        _check_writable(store)
-        seconds = _execute(plan, out, config, provenance, dt, address, on_progress)
+        seconds = _execute(plan, store.root, config, provenance, dt, address, on_progress)
     if plan.todo or not is_published(store, ledger):
         on_progress(Progress("publishing", len(plan.todo)))
-        publish(store, read_ledger(store), dt)
+        ledger = publish(store, dt)
     report = _report(
-        store, plan, provenance, config, dt, seconds, plan_s, started, started_at.isoformat()
+        store, ledger, plan, provenance, config, dt, seconds, plan_s, started, started_at.isoformat()
     )
     if plan.todo:
         store.write_json(f"{RUNS}/{run_id}.json", asdict(report))
     return report
-
-
-def _check_writable(store: Store) -> None:
-    """Find out before hours of work, not after."""
-    store.write(f"{RUNS}/_probe", b"")
-    store.remove(f"{RUNS}/_probe")
 
 
 def _execute(
@@ -149,7 +178,8 @@ def _execute(
         start_s = time.perf_counter() - started
         with _watched(watcher, len(plan.todo), on_progress):
             data = _pipeline(plan, config, provenance, watcher)
-            sink = TableSink(Store(out).root, dt, provenance.run_id, config.run.units_per_file, watcher)
+            n_units = max(config.run.units_per_file, -(-len(plan.todo) // config.run.max_files))
+            sink = TableSink(out, dt, provenance.run_id, n_units, watcher)
             data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
         units, seconds, n_failed = ray.get(watcher.read.remote())
         committed = units.get("committed", 0)
@@ -277,6 +307,7 @@ def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
 
 def _report(
     store: Store,
+    ledger: Ledger,
     plan: Plan,
     provenance: Provenance,
     config: Config,
@@ -286,7 +317,8 @@ def _report(
     started: float,
     started_at: str,
 ) -> RunReport:
-    mine = [r for r in read_ledger(store).records if r.run_id == provenance.run_id] if plan.todo else []
+    mine = [r for r in ledger.records if r.run_id == provenance.run_id]
+    states = [e.state for r in mine for e in r.units if e.run_id == provenance.run_id]
     videos_s = 0.0
     for record in mine:
         for file in record.files:
@@ -298,9 +330,9 @@ def _report(
         state="succeeded" if plan.todo else "nothing_to_do",
         n_videos=len(plan.sources),
         n_units=plan.n_units,
-        n_done=sum(len(r.done) for r in mine),
-        n_empty=sum(len(r.empty) for r in mine),
-        n_failed=sum(len(r.failed) for r in mine),
+        n_done=states.count("done"),
+        n_empty=states.count("empty"),
+        n_failed=states.count("failed"),
         n_failed_before=plan.n_failed_before,
         n_done_before=plan.n_done_before,
         n_clips=sum(r.n_clips for r in mine),

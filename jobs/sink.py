@@ -12,6 +12,7 @@ from ray.data.block import Block
 from ray.data.datasource import Datasink
 
 from pipeline.tables.commit import commit
+from pipeline.tables.lease import check_held
 from pipeline.tables.schema import UNITS
 from pipeline.tables.store import Store
 
@@ -35,9 +36,12 @@ class TableSink(Datasink[float]):
         rows = pa.concat_tables(tables)
         clips = [pa.ipc.open_stream(b.as_buffer()).read_all() for b in rows.column(CLIPS_COLUMN)]
         units = rows.select(UNITS.names).cast(UNITS)
-        record = commit(Store(self.root), pa.concat_tables(clips), units, self.dt, self.run_id)
+        store = Store(self.root)
+        check_held(store, self.run_id)  # a task may outlive its run
+        record = commit(store, pa.concat_tables(clips), units, self.dt, self.run_id)
+        n_failed = sum(entry.state == "failed" for entry in record.units)
         seconds = time.perf_counter() - started
-        self.watcher.add.remote("committed", len(units), seconds, len(record.failed))
+        self.watcher.add.remote("committed", len(units), seconds, n_failed)
         return seconds
 
     @property

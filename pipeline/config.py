@@ -149,6 +149,7 @@ class RunConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     units_per_batch: int = Field(2, ge=1, description="units encoded in one call")
     units_per_file: int = Field(8, ge=1, description="units behind one table file and commit record")
+    max_files: int = Field(1000, ge=1, description="table files of a run; more units go into each")
     decode_deadline_s: float = Field(600.0, gt=0, description="a unit that decodes longer has failed")
     decode_files_per_process: int = Field(500, ge=1, description="then it is replaced by a new one")
     decode_memory_mb: int = Field(4096, ge=256, description="memory a decode process may take")

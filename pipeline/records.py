@@ -44,6 +44,7 @@ class Unit:
     version: str
     start_s: float
     end_s: float | None  # None: to the end of the file
+    planned_s: float | None = None  # the duration by which the file was cut into units
     attempt: int = 1
     size_bytes: int | None = None
     attributes: dict[str, Any] = field(default_factory=dict)

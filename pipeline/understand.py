@@ -235,6 +235,7 @@ def unit_row(
         "n_clips": n_clips,
         "size_bytes": unit.size_bytes,
         "attributes": json.dumps(unit.attributes, default=str),
+        "planned_s": unit.planned_s,
         "decode_s": decoded.decode_s,
         "encode_s": encode_s,
         "bundle": provenance.bundle,

@@ -1,79 +1,224 @@
-"""`videos`, `segments` and `failures`, derived from what is committed."""
+"""`videos`, `segments` and `failures`, derived from what is committed since the last publishing.
+
+Only videos that a new record speaks of are derived anew, and only the dates written on which they stand
+or stood; what a run costs does not grow with the table's history.
+"""
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pipeline.tables.ledger import Ledger
-from pipeline.tables.schema import FACT_NAMES, FAILURES, SEGMENTS, VIDEOS, clips_schema
+from pipeline.tables.commit import CLIPS, PLACEHOLDER, CommitRecord, commit
+from pipeline.tables.ledger import Ledger, read_ledger, write_checkpoint
+from pipeline.tables.schema import FACT_NAMES, FAILURES, SEGMENTS, UNITS, VIDEOS, clips_schema
 from pipeline.tables.segments import derive_segments
 from pipeline.tables.store import Store
 
 PUBLISHED = "_runs/_published.state"
-_SEGMENT_COLUMNS = ["video_id", "result_digest", "start_s", "end_s", "labels"]
+_UNIT_NAMES = UNITS.names
+_SEGMENT_COLUMNS = ["unit_id", "video_id", "result_digest", "run_id", "start_s", "end_s", "labels"]
 
 
-def publish(store: Store, ledger: Ledger, dt: str) -> None:
-    """Write the derived tables of every date anew, each file whole; `dt` gets one even when empty."""
-    units = _latest_units(store, ledger)
-    newest = _newest_digests(units)
-    units = [unit for unit in units if unit["result_digest"] == newest[unit["video_id"]]]
-    by_video = defaultdict(list)
-    for unit in units:
-        by_video[unit["video_id"]].append(unit)
-    videos, failures = defaultdict(list), defaultdict(list)
-    for parts in by_video.values():
-        row, when = _video_row(parts)
-        videos[when].append(row)
-    for unit in units:
-        if unit["state"] == "failed":
-            failures[unit["dt"]].append({name: unit[name] for name in FAILURES.names})
-    dates = {dt, *(record.dt for record in ledger.records)}
-    for date in sorted(dates):
-        store.write_table(f"videos/dt={date}/videos.parquet", _videos_table(videos[date]))
-        rows = pa.Table.from_pylist(failures[date], schema=FAILURES)
-        store.write_table(f"failures/dt={date}/failures.parquet", rows)
-        store.write_table(
-            f"segments/dt={date}/segments.parquet", _segments(store, ledger, date, newest)
-        )
-    store.write_json(PUBLISHED, {"records": len(ledger.records)})
-    if not any(record.files for record in ledger.records):
-        # A reader of an output in which nothing could be read finds an empty table, not an error.
-        store.write_table(f"clips/dt={dt}/empty.parquet", clips_schema().empty_table())
+def publish(store: Store, dt: str) -> Ledger:
+    """Bring the derived tables up to all that is committed; `dt` gets files of them even when empty.
+
+    Rows that a later run replaced (a video that changed, a unit done again) leave the table.
+    """
+    ledger = retire(store, read_ledger(store))
+    known = _published(store)
+    new = [record for record in ledger.records if record.name not in known]
+    sources = {entry.source_id for record in new for entry in record.units}
+    rederive(store, ledger, sources, dt)
+    mark_published(store, ledger)
+    write_checkpoint(store, ledger)
+    return ledger
 
 
 def is_published(store: Store, ledger: Ledger) -> bool:
     """Whether the derived tables cover all that is committed: a publish may have been cut off."""
-    return store.exists(PUBLISHED) and store.read_json(PUBLISHED)["records"] == len(ledger.records)
+    return {record.name for record in ledger.records} <= _published(store)
 
 
-def _latest_units(store: Store, ledger: Ledger) -> list[dict[str, Any]]:
-    """Each unit once: as it ended well, else as it failed last."""
-    latest: dict[str, dict[str, Any]] = {}
+def mark_published(store: Store, ledger: Ledger) -> None:
+    store.write_json(PUBLISHED, {"records": [record.name for record in ledger.records]})
+
+
+def _published(store: Store) -> set[str]:
+    if not store.exists(PUBLISHED):
+        return set()
+    names = store.read_json(PUBLISHED)["records"]
+    return set(names) if isinstance(names, list) else set()  # version 1 kept their number
+
+
+def retire(store: Store, ledger: Ledger) -> Ledger:
+    """Write records anew whose rows another run replaced, without those rows."""
+    latest = {source: video for source, (video, _) in ledger.newest.items()}
+    stale = []
     for record in ledger.records:
-        for unit in store.read_table(record.units_file).to_pylist():
-            unit["dt"] = record.dt
-            known = latest.get(unit["unit_id"])
-            if known is None or _rank(unit) >= _rank(known):
-                latest[unit["unit_id"]] = unit
-    return list(latest.values())
+        kept = [e for e in record.units if ledger.counts(e) and latest[e.source_id] == e.video_id]
+        if any(entry.state == "done" and entry not in kept for entry in record.units):
+            stale.append((record, {entry.unit_id for entry in kept}))
+    for record, unit_ids in stale:
+        rewrite(store, [record], unit_ids)
+    return read_ledger(store) if stale else ledger
 
 
-def _newest_digests(units: list[dict[str, Any]]) -> dict[str, str]:
-    """For each video the result digest under which it was understood last: what is derived from."""
-    last: dict[str, tuple[str, str]] = {}
+def rewrite(
+    store: Store,
+    records: Collection[CommitRecord],
+    kept: Collection[str],
+    before: Collection[CommitRecord] = (),
+) -> CommitRecord:
+    """Replace records of one date by one that holds only the units `kept`.
+
+    Args:
+        before: what those had replaced themselves, where they will not stay to say so.
+    """
+    chosen = pa.array(sorted(kept), pa.string())
+    units, clips = [], []
+    for record in records:
+        units.append(_of_units(store.read_table(record.units_file), chosen))
+        clips += [_of_units(store.read_table(file), chosen) for file in record.files]
+    dts, runs = {record.dt for record in records}, max(record.run_id for record in records)
+    (dt,) = dts
+    rows = _stacked(clips) if clips else clips_schema().empty_table()
+    return commit(store, rows, _stacked(units), dt, runs, replaces=[*records, *before])
+
+
+def _of_units(table: pa.Table, unit_ids: pa.Array) -> pa.Table:
+    return table.filter(pc.is_in(table["unit_id"], unit_ids))
+
+
+def _stacked(tables: list[pa.Table]) -> pa.Table:
+    """One below the other; a column that an older version did not have is null in its rows."""
+    plain = [table.replace_schema_metadata(None) for table in tables]
+    return pa.concat_tables(plain, promote_options="default")
+
+
+def rederive(
+    store: Store, ledger: Ledger, sources: Collection[str], dt: str, gone: Collection[str] = ()
+) -> None:
+    """Derive all rows of some sources' videos anew; rows of others stay, those of videos `gone` go."""
+    records = [r for r in ledger.records if any(e.source_id in sources for e in r.units)]
+    units = _current_units(store, ledger, records, sources)
+    by_video = defaultdict(list)
     for unit in units:
-        by_run = (unit["run_id"], unit["result_digest"])  # run ids sort by time
-        last[unit["video_id"]] = max(last.get(unit["video_id"], by_run), by_run)
-    return {video_id: digest for video_id, (_, digest) in last.items()}
+        by_video[unit["video_id"]].append(unit)
+    videos, when = defaultdict(list), {}
+    failures: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for video_id, parts in by_video.items():
+        row, date = _video_row(parts)
+        videos[date].append(row)
+        when[video_id] = date
+        failures[date] += [
+            {name: u[name] for name in FAILURES.names} for u in parts if u["state"] == "failed"
+        ]
+    segments = _segments(store, ledger, records, when)
+    past = [*records, *ledger.replaced]
+    gone = {*gone, *(e.video_id for r in past for e in r.units if e.source_id in sources)}
+    new_videos = {date: _videos_table(rows) for date, rows in videos.items()}
+    new_failures = {d: pa.Table.from_pylist(rows, schema=FAILURES) for d, rows in failures.items()}
+    dates = {dt, *_dates_of(store, gone), *when.values()}
+    for date in sorted(dates):
+        _merge(store, "videos", date, gone, new_videos.get(date, VIDEOS.empty_table()))
+        _merge(store, "failures", date, gone, new_failures.get(date, FAILURES.empty_table()))
+        _merge(store, "segments", date, gone, segments.get(date, SEGMENTS.empty_table()))
+    _agree_on_columns(store)
+    if not any(record.files for record in ledger.records):
+        # A reader of an output in which nothing could be read finds an empty table, not an error.
+        store.write_table(f"{CLIPS}/dt={dt}/{PLACEHOLDER}", clips_schema().empty_table())
 
 
-def _rank(unit: dict[str, Any]) -> tuple[bool, int]:
-    return unit["state"] != "failed", unit["attempt"]
+def _current_units(
+    store: Store, ledger: Ledger, records: Iterable[CommitRecord], sources: Collection[str]
+) -> list[dict[str, Any]]:
+    """Rows of `_units` that count, of some sources, each with the date of its record."""
+    rows = []
+    for record in records:
+        wanted = {
+            e.unit_id
+            for e in record.units
+            if e.source_id in sources and ledger.counts(e) and ledger.is_newest(e)
+        }
+        if wanted:
+            every = store.read_table(record.units_file).to_pylist()
+            mine = (unit for unit in every if unit["unit_id"] in wanted)
+            rows += [dict.fromkeys(_UNIT_NAMES) | unit | {"dt": record.dt} for unit in mine]
+    return rows
+
+
+def _dates_of(store: Store, video_ids: set[str]) -> set[str]:
+    """The dates under which some videos stand so far."""
+    dates = set()
+    for file in store.names("videos", ".parquet"):
+        if video_ids.intersection(store.read_table(file, ["video_id"])["video_id"].to_pylist()):
+            dates.add(file.split("dt=")[1].split("/")[0])
+    return dates
+
+
+def _merge(store: Store, table: str, dt: str, gone: set[str], new: pa.Table) -> None:
+    """Rows of the videos `gone` out, `new` in."""
+    file = f"{table}/dt={dt}/{table}.parquet"
+    if store.exists(file):
+        old = store.read_table(file)
+        old = old.filter(pc.invert(pc.is_in(old["video_id"], pa.array(sorted(gone), pa.string()))))
+        new = _conformed([old, new])
+    store.write_table(file, new)
+
+
+def _conformed(tables: list[pa.Table]) -> pa.Table:
+    """One table of tables whose carried columns may differ: null where missing, text where types do."""
+    kinds: dict[str, pa.DataType] = {}
+    for table in tables:
+        for field in table.schema:
+            known = kinds.get(field.name, field.type)
+            kinds[field.name] = known if known == field.type else _common(known, field.type)
+    schema = pa.schema(list(kinds.items()))
+    return pa.concat_tables([_as(table, schema) for table in tables])
+
+
+def _common(a: pa.DataType, b: pa.DataType) -> pa.DataType:
+    if pa.types.is_null(a) or pa.types.is_null(b):
+        return b if pa.types.is_null(a) else a
+    numbers = (pa.types.is_integer, pa.types.is_floating)
+    if all(any(is_number(kind) for is_number in numbers) for kind in (a, b)):
+        return pa.float64()
+    return pa.string()
+
+
+def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """`table` with the columns of `schema`."""
+    columns = []
+    for field in schema:
+        if field.name not in table.column_names:
+            columns.append(pa.nulls(len(table), field.type))
+        elif table[field.name].type == field.type:
+            columns.append(table[field.name])
+        elif pa.types.is_string(field.type):
+            values = table[field.name].to_pylist()
+            columns.append(pa.array([None if v is None else str(v) for v in values], pa.string()))
+        else:
+            columns.append(table[field.name].cast(field.type))
+    return pa.table(columns, schema=schema)
+
+
+def _agree_on_columns(store: Store) -> None:
+    """Give the `videos` files of all dates the same columns: plain readers go by the first one."""
+    files = store.names("videos", ".parquet")
+    tables = {file: store.read_table(file).replace_schema_metadata(None) for file in files}
+    if len({table.schema for table in tables.values()}) < 2:
+        return
+    schema = _conformed([table.slice(0, 0) for table in tables.values()]).schema
+    fixed = [VIDEOS.field(n) if n in VIDEOS.names else schema.field(n) for n in schema.names]
+    for file, table in tables.items():
+        if table.schema != pa.schema(fixed):
+            store.write_table(file, _as(table, pa.schema(fixed)))
 
 
 def _video_row(parts: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:
@@ -121,11 +266,18 @@ def _videos_table(rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=schema)
 
 
-def _segments(store: Store, ledger: Ledger, dt: str, newest: dict[str, str]) -> pa.Table:
-    files = [file for record in ledger.records if record.dt == dt for file in record.files]
-    if not files:
-        return SEGMENTS.empty_table()
-    clips = pa.concat_tables([store.read_table(file, columns=_SEGMENT_COLUMNS) for file in files])
-    by_row = zip(clips.column("video_id"), clips.column("result_digest"), strict=True)
-    is_newest = [newest.get(video.as_py()) == digest.as_py() for video, digest in by_row]
-    return derive_segments(clips.filter(pa.array(is_newest, pa.bool_())))
+def _segments(
+    store: Store, ledger: Ledger, records: Iterable[CommitRecord], when: dict[str, str]
+) -> dict[str, pa.Table]:
+    """Segments of some videos by the date under which each stands."""
+    parts = []
+    for record in records:
+        wanted = [e for e in record.units if e.video_id in when]
+        wanted = [e for e in wanted if ledger.counts(e) and ledger.is_newest(e)]
+        chosen = pa.array([e.unit_id for e in wanted], pa.string())
+        parts += [_of_units(store.read_table(f, _SEGMENT_COLUMNS), chosen) for f in record.files]
+    if not parts:
+        return {}
+    segments = derive_segments(_stacked(parts))
+    dates = [when[video_id] for video_id in segments["video_id"].to_pylist()]
+    return {date: segments.filter(pc.equal(pa.array(dates), date)) for date in set(dates)}

@@ -153,6 +153,7 @@ UNITS = pa.schema(
         ("sync_offset_ms", pa.float32()),
         ("sync_confidence", pa.float32()),
         ("attributes", pa.string()),  # JSON: columns of the manifest
+        ("planned_s", pa.float64()),  # the duration by which the video was cut into units
         ("decode_s", pa.float64()),
         ("encode_s", pa.float64()),
         ("bundle", pa.string()),

@@ -10,9 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.plan import cut_units, make_plan
+from pipeline.bundles.spec import find_bundle
 from pipeline.config import load_config
 from pipeline.records import Source
 from pipeline.sources import Listing
+from pipeline.tables.commit import CommitRecord, UnitEntry
 from pipeline.tables.ledger import Ledger
 
 CONFIG = load_config()
@@ -45,10 +47,29 @@ def test_ids_follow_the_video_and_the_digest(what):
     assert not set(first) & {u.unit_id for u in cut_units(changed, 150.0, CONFIG, digest)}
 
 
+def ledger_of(done, failed):
+    """One unit that is done, one that failed twice."""
+    ended = [("done", done, 1), ("failed", failed, 2)]
+    entries = tuple(
+        UnitEntry(
+            u.unit_id,
+            "s",
+            u.video_id,
+            state,
+            n,
+            CONFIG.result_digest(find_bundle("embedded").digest()),
+            "r",
+            u.planned_s,
+        )
+        for state, u, n in ended
+    )
+    return Ledger.of([CommitRecord("n", "r", "2026-01-31", (), "u", entries, 1)])
+
+
 def test_settled_units_are_left_out_and_attempts_are_counted():
     listing = Listing((SOURCE,))
     a, b, c = make_plan(listing, CONFIG, Ledger()).todo
-    ledger = Ledger(done=frozenset([a.unit_id]), failed={b.unit_id: 2})
+    ledger = ledger_of(a, b)
     plan = make_plan(listing, CONFIG, ledger)
     assert [u.unit_id for u in plan.todo] == [c.unit_id]
     assert (plan.n_units, plan.n_done_before, plan.n_failed_before) == (3, 1, 1)
@@ -61,3 +82,11 @@ def test_a_file_that_cannot_be_probed_is_a_unit_whose_failure_will_be_a_row(tmp_
     source = Source(str(tmp_path / "bad.mp4"), "v", "1")
     (unit,) = make_plan(Listing((source,)), CONFIG, Ledger()).todo
     assert unit.end_s is None
+
+
+def test_what_is_in_the_table_keeps_its_cut():
+    """A manifest that states another duration later, or none, does not make other units."""
+    a, b, c = make_plan(Listing((SOURCE,)), CONFIG, Ledger()).todo
+    later = dataclasses.replace(SOURCE, duration_s=500.0)
+    again = make_plan(Listing((later,)), CONFIG, ledger_of(a, b), force=True).todo
+    assert [u.unit_id for u in again] == [u.unit_id for u in (a, b, c)]

@@ -14,45 +14,10 @@ from hypothesis import strategies as st
 from pipeline.tables.commit import COMMITS, STAGING, commit, recover
 from pipeline.tables.ledger import read_ledger
 from pipeline.tables.publish import publish
-from pipeline.tables.schema import SEGMENTS, UNITS, clips_schema
+from pipeline.tables.schema import SEGMENTS
 from pipeline.tables.segments import derive_segments
 from pipeline.tables.store import Store, TableError
-
-DAY = "2026-01-31"
-
-
-def unit(unit_id, state="done", **more):
-    row = dict.fromkeys(UNITS.names)
-    row |= {"unit_id": unit_id, "video_id": "v", "uri": "/v.mp4", "start_s": 0.0, "attempt": 1}
-    row |= {"state": state, "status": "ok", "n_clips": 1 if state == "done" else 0, "run_id": "r"}
-    row |= {"result_digest": "d", "attributes": "{}"}
-    if state == "failed":
-        row |= {"stage": "probe", "code": "not_media", "message": "/v.mp4: no", "status": None}
-    return row | more
-
-
-def units(*rows):
-    return pa.Table.from_pylist(list(rows), schema=UNITS)
-
-
-def clips(*unit_ids, labels=(("dog", 0.9),), video_id="v", start_s=0.0, digest="d"):
-    rows = []
-    for i, unit_id in enumerate(unit_ids):
-        row = dict.fromkeys(clips_schema().names)
-        row |= {"clip_id": f"c{unit_id}", "unit_id": unit_id, "video_id": video_id}
-        row |= {"result_digest": digest, "start_s": start_s + 4.0 * i, "end_s": start_s + 4.0 * i + 4}
-        row["labels"] = [
-            {"label": name, "score": score, "space": "objects", "modality": "video"}
-            for name, score in labels
-        ]
-        rows.append(row)
-    return pa.Table.from_pylist(rows, schema=clips_schema())
-
-
-@pytest.fixture(params=["disk", "bucket"])
-def store(request, tmp_path):
-    """A disk, and the object-store side of fsspec."""
-    return Store(str(tmp_path / "out") if request.param == "disk" else f"memory://out{tmp_path.name}")
+from tests.pipeline.tables.rows import DAY, clips, unit, units
 
 
 def test_a_commit_is_whole_and_the_ledger_knows_it(store):
@@ -60,7 +25,8 @@ def test_a_commit_is_whole_and_the_ledger_knows_it(store):
         store, clips("a"), units(unit("a"), unit("b", "empty"), unit("c", "failed")), DAY, "r"
     )
     ledger = read_ledger(store)
-    assert (ledger.done, ledger.empty, ledger.failed) == ({"a"}, {"b"}, {"c": 1})
+    ended = {unit_id: entry.state for unit_id, entry in ledger.units.items()}
+    assert ended == {"a": "done", "b": "empty", "c": "failed"}
     (file,) = record.files
     assert store.read_table(file).num_rows == 1
     assert store.names(STAGING, ".parquet") == []
@@ -76,7 +42,7 @@ def test_a_repeated_task_replaces_its_own(store):
 def test_staged_rows_without_a_record_are_not_in_the_table_and_go(store):
     store.write_table(f"{STAGING}/orphan.parquet", clips("x"))
     assert store.names("clips", ".parquet") == []
-    recover(store, list(read_ledger(store).records))
+    recover(store, read_ledger(store).records, ())
     assert store.names(STAGING, ".parquet") == []
     assert store.names("clips", ".parquet") == []
 
@@ -84,7 +50,7 @@ def test_staged_rows_without_a_record_are_not_in_the_table_and_go(store):
 def test_a_crash_after_the_record_loses_nothing(store):
     record = commit(store, clips("a"), units(unit("a")), DAY, "r")
     store.move(record.files[0], f"{STAGING}/{record.name}.parquet")  # as if the rename had not come
-    recover(store, list(read_ledger(store).records))
+    recover(store, read_ledger(store).records, ())
     assert store.read_table(record.files[0]).num_rows == 1
 
 
@@ -98,10 +64,10 @@ def test_a_failure_is_settled_until_retries_are_asked_for(store):
 
 def test_a_success_removes_the_failure(store):
     commit(store, clips(), units(unit("c", "failed")), DAY, "r1")
-    publish(store, read_ledger(store), DAY)
+    publish(store, DAY)
     assert store.read_table(f"failures/dt={DAY}/failures.parquet").num_rows == 1
     commit(store, clips("c"), units(unit("c", attempt=2)), DAY, "r2")
-    publish(store, read_ledger(store), DAY)
+    publish(store, DAY)
     assert store.read_table(f"failures/dt={DAY}/failures.parquet").num_rows == 0
     (video,) = store.read_table(f"videos/dt={DAY}/videos.parquet").to_pylist()
     assert (video["status"], video["n_clips"], video["n_failed_units"]) == ("ok", 1, 0)
@@ -111,7 +77,7 @@ def test_derived_tables_follow_the_newest_digest_of_a_video(store):
     commit(store, clips("a"), units(unit("a", run_id="1")), DAY, "1")
     newer = unit("b", run_id="2", result_digest="e")
     commit(store, clips("b", labels=[("cat", 0.9)], digest="e"), units(newer), DAY, "2")
-    publish(store, read_ledger(store), DAY)
+    publish(store, DAY)
     (video,) = store.read_table(f"videos/dt={DAY}/videos.parquet").to_pylist()
     assert (video["result_digest"], video["n_clips"]) == ("e", 1)
     segments = store.read_table(f"segments/dt={DAY}/segments.parquet")
@@ -119,13 +85,30 @@ def test_derived_tables_follow_the_newest_digest_of_a_video(store):
 
 
 def test_a_video_carries_its_manifests_columns(store):
-    rows = [unit(str(i), video_id=str(i), attributes=json.dumps({"floor": i})) for i in range(2)]
-    rows.append(unit("2", video_id="2", attributes=json.dumps({"camera": "north"})))
-    commit(store, clips("0", "1", "2"), units(*rows), DAY, "r")
-    publish(store, read_ledger(store), DAY)
+    rows = [carrying(str(i), {"floor": i}) for i in range(2)]
+    rows.append(carrying("2", {"camera": "north"}))
+    commit(store, clips(), units(*rows), DAY, "r")
+    publish(store, DAY)
     videos = store.read_table(f"videos/dt={DAY}/videos.parquet").to_pandas().set_index("video_id")
     assert videos.loc["1", "floor"] == 1
     assert videos.loc["2", "camera"] == "north"
+
+
+def carrying(name, attributes):
+    """A unit of a video of its own, with a manifest's columns."""
+    return unit(name, "empty", video_id=name, uri=f"/{name}.mp4", attributes=json.dumps(attributes))
+
+
+def test_carried_columns_of_all_dates_agree(tmp_path):
+    """A column that comes later, or with another type, does not break or hide what plain readers see."""
+    store = Store(str(tmp_path))
+    days = [("2026-01-29", {"floor": 1}), ("2026-01-30", {"floor": 2, "camera": "north"})]
+    for day, attributes in [*days, ("2026-01-31", {"floor": "attic"})]:
+        commit(store, clips(), units(carrying(day, attributes)), day, day)
+        publish(store, day)
+    videos = pd.read_parquet(tmp_path / "videos").set_index("video_id")
+    assert videos["floor"].to_dict() == {"2026-01-29": "1", "2026-01-30": "2", "2026-01-31": "attic"}
+    assert videos.loc["2026-01-30", "camera"] == "north"
 
 
 @pytest.mark.parametrize(
@@ -140,7 +123,7 @@ def test_a_videos_status_is_its_units(store, parts, status):
     rows = [unit(u, s, start_s=60.0 * i) for i, (u, s) in enumerate(parts)]
     done = [u for u, s in parts if s == "done"]
     commit(store, clips(*done), units(*rows), DAY, "r")
-    publish(store, read_ledger(store), DAY)
+    publish(store, DAY)
     (video,) = store.read_table(f"videos/dt={DAY}/videos.parquet").to_pylist()
     assert video["status"] == status
 
@@ -148,7 +131,7 @@ def test_a_videos_status_is_its_units(store, parts, status):
 def test_pandas_reads_every_table_also_when_all_failed(tmp_path):
     store = Store(str(tmp_path))
     commit(store, clips(), units(unit("c", "failed")), DAY, "r")
-    publish(store, read_ledger(store), DAY)
+    publish(store, DAY)
     counts = {
         t: len(pd.read_parquet(tmp_path / t)) for t in ("clips", "videos", "segments", "failures")
     }

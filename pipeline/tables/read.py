@@ -1,0 +1,140 @@
+"""Reading the tables as one snapshot: every row once, whatever runs, compacts or is replaced meanwhile.
+
+    read("tables", "clips", where="top_score > 0.5", columns=["uri", "caption"])   a pandas frame
+    query("tables", "select top_label, count(*) from clips group by all")          an Arrow table
+
+The commit records say which files hold the rows; a file that moved away while it was read means that there is
+a newer snapshot, and the question is asked again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.tables.ledger import Ledger, read_ledger
+from pipeline.tables.schema import FAILURES, SEGMENTS, VIDEOS, clips_schema
+from pipeline.tables.store import Store, TableError
+
+TABLES = ("clips", "videos", "segments", "failures")
+As = Literal["pandas", "arrow", "polars", "duckdb"]
+_TRIES = 5
+_MOVED = ("No such file", "No files found", "Cannot open file", "FileNotFoundError")
+_SCHEMAS = {"videos": VIDEOS, "segments": SEGMENTS, "failures": FAILURES}
+
+
+def read(
+    directory: str,
+    table: str = "clips",
+    *,
+    where: str | None = None,
+    columns: Sequence[str] | None = None,
+    all_results: bool = False,
+    to: As = "pandas",
+) -> Any:
+    """Rows of one of the four tables.
+
+    Args:
+        where: a condition in SQL, such as `top_label = 'dog' and start_s < 60`.
+        columns: names; default all, and the date as `dt`.
+        all_results: also what older settings said of a video; default only its newest.
+        to: a pandas frame, an Arrow table, a Polars frame, or a DuckDB relation.
+
+    Raises:
+        TableError: no tables there, a damaged file, an unknown table or column.
+    """
+    if table not in TABLES:
+        raise TableError(f"no table {table!r}; there are: {', '.join(TABLES)}")
+    chosen = ", ".join(_quoted(name) for name in columns) if columns is not None else "*"
+    condition = f" where {where}" if where else ""
+    found = query(directory, f"select {chosen} from {table}{condition}", all_results=all_results)
+    if to == "arrow":
+        return found
+    if to == "polars":
+        import polars
+
+        return polars.from_arrow(found)
+    return found.to_pandas() if to == "pandas" else duckdb.from_arrow(found)
+
+
+def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
+    """The answer to a question in SQL over `clips`, `videos`, `segments` and `failures`.
+
+    Raises:
+        TableError: no tables there, a damaged file, or a question that DuckDB refuses.
+    """
+    store = Store(directory)
+    for attempt in range(_TRIES):
+        connection = duckdb.connect()
+        try:
+            _define_views(connection, store, all_results)
+            return connection.sql(sql).to_arrow_table()
+        except duckdb.Error as e:
+            has_moved = any(sign in str(e) for sign in _MOVED)
+            if not has_moved or attempt == _TRIES - 1:
+                raise TableError(f"{directory}: {e}") from e
+        except AttributeError as e:  # no result: a statement that is not a question
+            raise TableError(f"{directory}: {sql!r} gives no rows; expected a select") from e
+        finally:
+            connection.close()
+    raise AssertionError("unreachable")
+
+
+def _define_views(connection: Any, store: Store, all_results: bool) -> None:
+    ledger = read_ledger(store)
+    if not ledger.records and not store.names("_runs", ".json"):
+        raise TableError(
+            f"{store.root}: no tables here; reeltable run INPUT… --out {store.root} makes some"
+        )
+    if not store.is_local:
+        connection.register_filesystem(store.fs)
+    _check_formats(store)
+    current = [e for e in ledger.units.values() if all_results or ledger.is_newest(e)]
+    rows = {"unit_id": [e.unit_id for e in current], "run_id": [e.run_id for e in current]}
+    connection.register("_current", pa.table(rows, schema=_CURRENT))
+    clips = _scan(connection, store, _clip_files(ledger), "clips", clips_schema())
+    connection.execute(
+        f"create view clips as select * from {clips} semi join _current using (unit_id, run_id)"
+    )
+    for table, schema in _SCHEMAS.items():
+        scan = _scan(connection, store, store.names(table, ".parquet"), table, schema)
+        connection.execute(f"create view {table} as select * from {scan}")
+
+
+_CURRENT = pa.schema([("unit_id", pa.string()), ("run_id", pa.string())])
+
+
+def _clip_files(ledger: Ledger) -> list[str]:
+    return [file for record in ledger.records for file in record.files]
+
+
+def _scan(connection: Any, store: Store, files: list[str], table: str, schema: pa.Schema) -> str:
+    """SQL that reads some files of a table as one, with `dt` as a date; nulls where a column is missing."""
+    empty = f"_no_{table}"
+    none = schema.append(pa.field("dt", pa.string())).empty_table()
+    connection.register(empty, none)
+    if not files:
+        return empty
+    prefix = "" if store.is_local else f"{store.fs.unstrip_protocol('').split('://')[0]}://"
+    listed = ", ".join(_text(prefix + store.path(file)) for file in files)
+    options = "union_by_name = true, hive_partitioning = true, hive_types_autocast = false"
+    return (
+        f"(select * from {empty} union all by name select * from read_parquet([{listed}], {options}))"
+    )
+
+
+def _check_formats(store: Store) -> None:
+    """Refuse an output of which a newer version made the derived tables."""
+    for name in store.names("videos", ".parquet")[-1:]:
+        store.read_table(name, ["video_id"])
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
