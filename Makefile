@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-offset soak-media train-lips clean
+.PHONY: demo test lint format calibrate bench-decode bench-offset bench-tables soak-media soak-tables train-lips clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,12 @@ bench-offset: $(STAMP)  ## how well the content tells the offset of sound and pi
 
 train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpoints/lips
 	$(BIN)/python -m pipeline.training.lips ../shared/data --work checkpoints/lips
+
+bench-tables: $(STAMP)  ## planning a million units, resuming over a hundred thousand records
+	$(BIN)/python -m tests.benchmarks.tables
+
+soak-tables: $(STAMP)  ## a hundred runs killed at random moments, then finished
+	$(BIN)/python -m tests.soak.tables --rounds 100
 
 soak-media: $(STAMP)  ## 10,000 damaged files under the guard: none hangs, none is lost
 	$(BIN)/python -m tests.soak.media --files 10000

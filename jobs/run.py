@@ -25,7 +25,7 @@ from pipeline.tables.commit import recover
 from pipeline.tables.lease import lease
 from pipeline.tables.ledger import Ledger, read_ledger
 from pipeline.tables.publish import is_published, publish
-from pipeline.tables.store import Store
+from pipeline.tables.store import Store, TableError
 from pipeline.understand import Provenance
 
 RUNS = "_runs"
@@ -176,7 +176,7 @@ def _execute(
 
         watcher = Watcher.remote()  # type: ignore[attr-defined]
         start_s = time.perf_counter() - started
-        with _watched(watcher, len(plan.todo), on_progress):
+        with _unwrapped(), _watched(watcher, len(plan.todo), on_progress):
             data = _pipeline(plan, config, provenance, watcher)
             n_units = max(config.run.units_per_file, -(-len(plan.todo) // config.run.max_files))
             sink = TableSink(out, dt, provenance.run_id, n_units, watcher)
@@ -261,12 +261,26 @@ def _ray(address: str | None) -> Iterator[None]:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    for name in ("ray.data", "ray.data._internal"):  # an error comes as an exception, and once
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _unwrapped() -> Iterator[None]:
+    """What a task said of the output, without Ray's account of how it came to hear of it."""
+    try:
+        yield
+    except Exception as e:
+        error: BaseException | None = e
+        while error is not None:
+            if isinstance(error, TableError):
+                raise TableError(str(error.args[0])) from None
+            error = getattr(error, "cause", None) or error.__cause__
+        raise
 
 
 @contextmanager

@@ -135,7 +135,7 @@ class SyncConfig(_Section):
     window_s: float = Field(
         6.0, ge=0, le=60, description="of each unit, looked at picture by picture; 0: not asked"
     )
-    min_confidence: float = Field(0.7, ge=0, le=1, description="a less sure answer is a null")
+    min_confidence: float = Field(0.8, ge=0, le=1, description="a less sure answer is a null")
     correct: bool = Field(False, description="move the sound by what was found, before cutting clips")
 
 

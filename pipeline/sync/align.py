@@ -234,16 +234,26 @@ def _place_pictures(
     """Frames (N, T, H, W, 3), which are valid (N, T), their times (N, T), each clip's error (N,)."""
     instants, frames = pictures.instants, pictures.frames
     n, n_frames = len(instants), len(instants[0]) if instants else 0
-    rgb = np.zeros((n, n_frames, *frames.rgb.shape[1:]), np.uint8)
     valid, times_s = np.zeros((n, n_frames), bool), np.full((n, n_frames), np.nan)
     error_ms = np.full(n, np.nan, np.float32)
-    for picture, pts, (i, k) in zip(frames.rgb, frames.pts, pictures.places, strict=True):
+    for pts, (i, k) in zip(frames.pts, pictures.places, strict=True):
         assert info.video is not None
         time_s = pts_to_time(int(pts), info.video.time_base, info.origin_s)
-        rgb[i, k], valid[i, k], times_s[i, k] = picture, True, float(time_s)
+        valid[i, k], times_s[i, k] = True, float(time_s)
         off_ms = abs(float(time_s - instants[i][k])) * 1000  # type: ignore[operator]
         error_ms[i] = np.fmax(error_ms[i], off_ms)
+    return _in_clips(pictures, n, n_frames, valid), valid, times_s, error_ms
+
+
+def _in_clips(pictures: _Pictures, n: int, n_frames: int, valid: np.ndarray) -> np.ndarray:
+    """The pictures as (N, T, H, W, 3); copied only where they are not in that order already."""
+    frames, shape = pictures.frames, pictures.frames.rgb.shape[1:]
+    if pictures.places == [(i, k) for i in range(n) for k in range(n_frames)]:
+        return frames.rgb.reshape(n, n_frames, *shape)
+    rgb = np.zeros((n, n_frames, *shape), np.uint8)
+    for picture, place in zip(frames.rgb, pictures.places, strict=True):
+        rgb[place] = picture
     for i in range(n):  # a short clip goes on with its last picture, for encoders of fixed length
         last = int(np.flatnonzero(valid[i])[-1]) if valid[i].any() else n_frames
         rgb[i, last + 1 :] = rgb[i, last : last + 1]
-    return rgb, valid, times_s, error_ms
+    return rgb

@@ -1,1 +1,7 @@
-"""Tables: explicit schemas, whole files, a ledger of what is done. No Ray, no torch."""
+"""The output: Parquet tables, exactly once, and how they are read. Nothing here knows torch or Ray."""
+
+from __future__ import annotations
+
+from pipeline.tables.read import query, read
+
+__all__ = ["query", "read"]

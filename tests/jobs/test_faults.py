@@ -1,0 +1,163 @@
+"""Outputs that fail while a job writes: a clear error, nothing lost, and the next run completes."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from pipeline.tables.read import read
+from tests.media_factory import flash_and_click
+from tests.pipeline.tables.conftest import s3, s3_server  # noqa: F401
+from tests.soak.tables import CONFIG, rows
+
+
+@pytest.fixture(scope="module")
+def lake(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("faults") / "lake"
+    folder.mkdir()
+    for k in range(2):
+        flash_and_click(folder / f"v{k}.mp4", seconds=4)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(lake, tmp_path_factory):
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run(lake, out)[0] == 0
+    return rows(out)
+
+
+def run(lake, out, **env):
+    """Exit code and complaints of a run."""
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "run",
+        str(lake),
+        "--out",
+        str(out),
+        "--date",
+        "2026-01-31",
+    ]
+    command += [part for option in CONFIG for part in ("--set", option)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | env, timeout=200, check=False
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 200 kB; the test is skipped where none may be mounted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs rights that are not here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def remount(folder: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(folder)], check=True)
+
+
+def test_a_full_disk(small_disk, lake, undisturbed):
+    (small_disk / "other").write_bytes(bytes(170_000))
+    code, complaint = run(lake, small_disk / "out")
+    assert code == 1
+    assert "No space left on device" in complaint
+    assert str(small_disk / "out") in complaint
+    assert "Traceback" not in complaint
+    remount(small_disk, "size=50m")
+    code, complaint = run(lake, small_disk / "out")
+    assert code == 0, complaint
+    assert rows(small_disk / "out") == undisturbed
+
+
+def test_an_output_that_may_not_be_written(small_disk, lake):
+    remount(small_disk, "ro")
+    code, complaint = run(lake, small_disk / "out")
+    assert code == 1
+    assert "Read-only file system" in complaint
+    assert str(small_disk / "out") in complaint
+    assert "Traceback" not in complaint
+
+
+class FaultyS3:
+    """Stands before a real S3 server and lets table files fail while `fault` says how."""
+
+    def __init__(self, server: str) -> None:
+        self.target = urlsplit(server).netloc
+        self.fault: str | None = None
+        self.n_faults = 0
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_args):
+                pass
+
+            def _pass_on(self):
+                size = int(self.headers.get("content-length", 0))
+                if outer.fault and self.command == "PUT" and ".parquet" in self.path:
+                    outer.n_faults += 1
+                    if outer.fault == "close":
+                        self.rfile.read(size // 2)
+                        self.close_connection = True
+                        self.connection.close()
+                        return
+                    self.rfile.read(size)
+                    self.send_error(500)
+                    return
+                connection = http.client.HTTPConnection(outer.target)
+                connection.request(self.command, self.path, self.rfile.read(size), dict(self.headers))
+                answer = connection.getresponse()
+                body = answer.read()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("transfer-encoding", "connection"):
+                        self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body if self.command != "HEAD" else b"")
+
+            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on  # noqa: N815
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+
+
+@pytest.mark.parametrize("fault", ["500", "close"])
+def test_a_bucket_that_fails(s3, s3_server, lake, undisturbed, fault, tmp_path):  # noqa: F811
+    faulty = FaultyS3(s3_server)
+    env = {"AWS_ENDPOINT_URL": faulty.url, "AWS_MAX_ATTEMPTS": "2"}
+    faulty.fault = fault
+    code, complaint = run(lake, s3, **env)
+    assert faulty.n_faults
+    assert code == 1
+    assert ".parquet: cannot be written" in complaint
+    assert "Traceback" not in complaint
+    faulty.fault = None
+    code, complaint = run(lake, s3, **env)
+    assert code == 0, complaint
+    assert len(read(s3, "clips")) == len(undisturbed["clips"])
+    copy_of(s3, tmp_path / "copy")
+    assert rows(tmp_path / "copy") == undisturbed
+
+
+def copy_of(url: str, folder: Path) -> None:
+    import fsspec
+
+    fs, path = fsspec.core.url_to_fs(url)
+    fs.get(path, str(folder), recursive=True)
