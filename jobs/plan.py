@@ -59,18 +59,16 @@ def make_plan(
             + ", ".join(sorted(bundle.spaces))
         )
     digest = config.result_digest(bundle.digest())
-    units: list[Unit] = []
+    todo: list[Unit] = []
+    n_units = n_failed = 0
     for source, duration_s in _with_durations(listing.sources, config, ledger, digest):
-        units += cut_units(source, duration_s, config, digest)
-    todo = [
-        _with_attempt(unit, ledger)
-        for unit in units
-        if force or not ledger.is_settled(unit.unit_id, retry_failures=retry_failures)
-    ]
-    todo_ids = {unit.unit_id for unit in todo}
-    before = (ledger.units.get(u.unit_id) for u in units if u.unit_id not in todo_ids)
-    n_failed = sum(entry is not None and entry.state == "failed" for entry in before)
-    return Plan(bundle, digest, listing.sources, tuple(todo), len(units), n_failed)
+        for unit in cut_units(source, duration_s, config, digest):
+            n_units += 1
+            if force or not ledger.is_settled(unit.unit_id, retry_failures=retry_failures):
+                todo.append(_with_attempt(unit, ledger))
+            else:
+                n_failed += ledger.units[unit.unit_id].state == "failed"
+    return Plan(bundle, digest, listing.sources, tuple(todo), n_units, n_failed)
 
 
 def cut_units(
@@ -147,5 +145,6 @@ def _plausible(duration_s: float | None, size_bytes: int | None) -> float | None
 
 def _with_attempt(unit: Unit, ledger: Ledger) -> Unit:
     known = ledger.units.get(unit.unit_id)
-    failed_before = known.attempt if known is not None and known.state == "failed" else 0
-    return dataclasses.replace(unit, attempt=failed_before + 1)
+    if known is None or known.state != "failed":
+        return unit
+    return dataclasses.replace(unit, attempt=known.attempt + 1)

@@ -27,8 +27,8 @@ DECODE = "pipeline.understand:decode_packed"
 
 def unit_table(units: list[Unit]) -> pa.Table:
     """Units as rows that go into the pipeline."""
-    rows = [{"unit": json.dumps(dataclasses.asdict(unit), default=str)} for unit in units]
-    return pa.Table.from_pylist(rows, schema=UNIT)
+    texts = pa.array((json.dumps(dataclasses.asdict(u), default=str) for u in units), pa.string())
+    return pa.table({"unit": texts}, schema=UNIT)
 
 
 @ray.remote(num_cpus=0)

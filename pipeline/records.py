@@ -22,7 +22,7 @@ def short_hash(*parts: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # a plan holds a million of them
 class Source:
     """One video as the plan found it."""
 
@@ -34,7 +34,7 @@ class Source:
     attributes: dict[str, Any] = field(default_factory=dict)  # other columns of the manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Unit:
     """The piece of work that is done once: a span of one video on the clip grid."""
 
