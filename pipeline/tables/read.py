@@ -70,17 +70,22 @@ def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
     for attempt in range(_TRIES):
         connection = duckdb.connect()
         try:
+            _check_is_question(connection, directory, sql)
             _define_views(connection, store, all_results)
             return connection.sql(sql).to_arrow_table()
         except duckdb.Error as e:
             has_moved = any(sign in str(e) for sign in _MOVED)
             if not has_moved or attempt == _TRIES - 1:
                 raise TableError(f"{directory}: {e}") from e
-        except AttributeError as e:  # no result: a statement that is not a question
-            raise TableError(f"{directory}: {sql!r} gives no rows; expected a select") from e
         finally:
             connection.close()
     raise AssertionError("unreachable")
+
+
+def _check_is_question(connection: Any, directory: str, sql: str) -> None:
+    kinds = [statement.type for statement in connection.extract_statements(sql)]
+    if kinds != [duckdb.StatementType.SELECT]:
+        raise TableError(f"{directory}: {sql!r} is not one question; expected a select")
 
 
 def _define_views(connection: Any, store: Store, all_results: bool) -> None:

@@ -8,7 +8,12 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from pipeline.tables.commit import commit
+from pipeline.tables.lease import lease
+from pipeline.tables.publish import publish
+from pipeline.tables.store import Store
 from tests.media_factory import flash_and_click
+from tests.pipeline.tables.rows import DAY, clips, commit_video, unit, units
 
 cli = CliRunner()
 
@@ -91,6 +96,63 @@ def test_models_are_listed_and_shown():
     code, _, stderr = call("models", "show", "nosuch")
     assert code == 2
     assert "'nosuch' is unknown" in stderr
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """Three videos, one a failure, in an output of three small files."""
+    store = Store(str(tmp_path / "t"))
+    for name in "ab":
+        commit_video(store, name, 2, run_id=name)
+    failed = unit("f", "failed", uri="/bad.mp4", video_id="bad")
+    commit(store, clips(), units(failed), DAY, "r")
+    publish(store, DAY)
+    return store
+
+
+def test_sql_prints_rows_json_and_csv(tables):
+    question = "select uri, count(*) as n from clips group by all order by uri"
+    assert "/a.mp4" in call("sql", tables.root, question)[1]
+    told = json.loads(call("sql", tables.root, question, "--json")[1])
+    assert told == [{"uri": "/a.mp4", "n": 2}, {"uri": "/b.mp4", "n": 2}]
+    assert call("sql", tables.root, question, "--csv")[1].splitlines()[1] == "/a.mp4,2"
+    code, _, stderr = call("sql", tables.root, "select nosuch from clips")
+    assert code == 1
+    assert "nosuch" in stderr
+    code, _, stderr = call("sql", tables.root, "create table t (a int)")
+    assert code == 1
+    assert "expected a select" in stderr
+
+
+def test_tables_are_merged_cleaned_and_forgotten(tables):
+    assert "2 files of clips became 1" in call("compact", tables.root)[1]
+    assert "kept" in call("vacuum", tables.root)[1]
+    gone = json.loads(call("vacuum", tables.root, "--grace-hours", "0", "--json")[1])
+    assert gone["n_kept"] == 0
+    assert gone["n_files"] > 0
+    assert "removed 2 clips and 2 units of /a.mp4" in call("forget", tables.root, "/a.mp4")[1]
+    left = json.loads(call("sql", tables.root, "select distinct uri from clips", "--json")[1])
+    assert left == [{"uri": "/b.mp4"}]
+    code, _, stderr = call("forget", tables.root, "/a.mp4")
+    assert code == 1
+    assert "no video '/a.mp4'" in stderr
+
+
+def test_a_second_job_is_refused_and_told_who_writes(tables, video_file):
+    with lease(tables, "run", "first"):
+        for command in (["run", video_file, "--out", tables.root], ["compact", tables.root]):
+            code, _, stderr = call(*command)
+            assert code == 1
+            assert "another job writes here: run first" in stderr
+
+
+def test_a_file_that_no_record_names_is_left_alone_and_named(tables, video_file, tmp_path):
+    foreign = tmp_path / "t" / "clips" / f"dt={DAY}" / "theirs.parquet"
+    foreign.write_bytes(b"somebody's")
+    code, _, stderr = call("run", video_file, "--out", tables.root)
+    assert code == 1
+    assert str(foreign) in stderr
+    assert foreign.read_bytes() == b"somebody's"
 
 
 def test_help_and_version():
