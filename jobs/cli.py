@@ -88,6 +88,12 @@ WaitS = Annotated[
     ),
 ]
 Directory = Annotated[str, typer.Argument(metavar="DIR", help="Where the tables are.")]
+CorrectSync = Annotated[
+    bool,
+    typer.Option(
+        "--correct-sync", help="Move sound that the content shows to be early or late (sync.correct)."
+    ),
+]
 MaxFailedShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
@@ -114,6 +120,7 @@ def run(
     retry_failures: RetryFailures = False,
     force: Force = False,
     wait_s: WaitS = 0.0,
+    correct_sync: CorrectSync = False,
     max_failed_share: MaxFailedShare = None,
     as_json: AsJson = False,
 ) -> None:
@@ -125,7 +132,7 @@ def run(
 
       reeltable run s3://lake/2026/ --out s3://tables --config embedded --set clips.length_s=2
     """
-    config = _load(config_file, overrides)
+    config = _load(config_file, [*(overrides or ()), *(["sync.correct=true"] if correct_sync else ())])
     listing = _list(inputs)
     options = {
         "dt": _day(day),

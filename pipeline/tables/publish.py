@@ -210,15 +210,14 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _agree_on_columns(store: Store) -> None:
     """Give the `videos` files of all dates the same columns: plain readers go by the first one."""
-    files = store.names("videos", ".parquet")
-    tables = {file: store.read_table(file).replace_schema_metadata(None) for file in files}
-    if len({table.schema for table in tables.values()}) < 2:
+    schemas = {file: store.read_schema(file) for file in store.names("videos", ".parquet")}
+    if len(set(schemas.values())) < 2:
         return
-    schema = _conformed([table.slice(0, 0) for table in tables.values()]).schema
-    fixed = [VIDEOS.field(n) if n in VIDEOS.names else schema.field(n) for n in schema.names]
-    for file, table in tables.items():
-        if table.schema != pa.schema(fixed):
-            store.write_table(file, _as(table, pa.schema(fixed)))
+    every = _conformed([schema.empty_table() for schema in schemas.values()]).schema
+    fixed = pa.schema([VIDEOS.field(n) if n in VIDEOS.names else every.field(n) for n in every.names])
+    for file, schema in schemas.items():
+        if schema != fixed:
+            store.write_table(file, _as(store.read_table(file), fixed))
 
 
 def _video_row(parts: list[dict[str, Any]]) -> tuple[dict[str, Any], str]:

@@ -112,6 +112,11 @@ class Store:
                 columns = [c for c in columns if c in file.schema_arrow.names]
             return file.read(columns=columns)
 
+    def read_schema(self, name: str) -> pa.Schema:
+        """The columns of a Parquet file, from its footer."""
+        with self._told(name, "not a readable Parquet file"), self.fs.open(self.path(name), "rb") as f:
+            return pq.read_schema(f).remove_metadata()
+
     def read_json(self, name: str) -> Any:
         with self._told(name, "not readable JSON"):
             return json.loads(self.fs.cat_file(self.path(name)))

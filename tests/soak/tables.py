@@ -96,7 +96,7 @@ def begin(lake: Path, out: Path, **more: str) -> subprocess.Popen[bytes]:
 def run_to_the_end(lake: Path, out: Path) -> float:
     started = time.monotonic()
     code = begin(lake, out).wait(_DEADLINE_S)
-    if code != 3:  # one video is none
+    if code not in (0, 3):  # 3 where the video that is none fails in this run and not in the one before
         raise AssertionError(f"exit {code}: {(out.parent / f'{out.name}.log').read_text()[-2000:]}")
     return time.monotonic() - started
 

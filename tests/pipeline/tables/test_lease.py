@@ -118,3 +118,21 @@ def test_of_many_at_once_one_gets_it(tmp_path):
     for thread in threads:
         thread.join()
     assert len(got) == 1
+
+
+def test_of_many_at_once_one_makes_the_file(store):
+    made = []
+    start = threading.Barrier(8)
+
+    def make(i):
+        start.wait()
+        made.append(store.create("one", str(i).encode()))
+
+    threads = [threading.Thread(target=make, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if "memory" not in store.root:  # which has no such put
+        assert made.count(True) == 1
+    assert not store.create("one", b"later")
