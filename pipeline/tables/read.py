@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import duckdb
 import pyarrow as pa
 
 from pipeline.tables.ledger import Ledger, read_ledger
@@ -57,7 +56,11 @@ def read(
         import polars
 
         return polars.from_arrow(found)
-    return found.to_pandas() if to == "pandas" else duckdb.from_arrow(found)
+    if to == "duckdb":
+        import duckdb
+
+        return duckdb.from_arrow(found)
+    return found.to_pandas()
 
 
 def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
@@ -66,6 +69,8 @@ def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
     Raises:
         TableError: no tables there, a damaged file, or a question that DuckDB refuses.
     """
+    import duckdb  # workers import this package too, and need no database
+
     store = Store(directory)
     for attempt in range(_TRIES):
         connection = duckdb.connect()
@@ -83,6 +88,8 @@ def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
 
 
 def _check_is_question(connection: Any, directory: str, sql: str) -> None:
+    import duckdb
+
     kinds = [statement.type for statement in connection.extract_statements(sql)]
     if kinds != [duckdb.StatementType.SELECT]:
         raise TableError(f"{directory}: {sql!r} is not one question; expected a select")
