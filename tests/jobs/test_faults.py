@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import os
 import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,7 +15,7 @@ import pytest
 from pipeline.tables.read import read
 from tests.media_factory import flash_and_click
 from tests.pipeline.tables.conftest import s3, s3_server  # noqa: F401
-from tests.soak.tables import CONFIG, rows
+from tests.soak.tables import rows, run_command
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +36,13 @@ def undisturbed(lake, tmp_path_factory):
 
 def run(lake, out, **env):
     """Exit code and complaints of a run."""
-    command = [
-        sys.executable,
-        "-m",
-        "jobs",
-        "run",
-        str(lake),
-        "--out",
-        str(out),
-        "--date",
-        "2026-01-31",
-    ]
-    command += [part for option in CONFIG for part in ("--set", option)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env=os.environ | env, timeout=200, check=False
+        run_command(lake, out),
+        capture_output=True,
+        text=True,
+        env=os.environ | env,
+        timeout=200,
+        check=False,
     )
     return done.returncode, done.stderr
 

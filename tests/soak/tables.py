@@ -70,7 +70,7 @@ def rows(out: Path) -> dict[str, list[str]]:
     return found
 
 
-def begin(lake: Path, out: Path, **more: str) -> subprocess.Popen[bytes]:
+def run_command(lake: Path, out: Path | str) -> list[str]:
     command = [
         sys.executable,
         "-m",
@@ -82,10 +82,13 @@ def begin(lake: Path, out: Path, **more: str) -> subprocess.Popen[bytes]:
         "--date",
         "2026-01-31",
     ]
-    command += [part for option in CONFIG for part in ("--set", option)]
+    return command + [part for option in CONFIG for part in ("--set", option)]
+
+
+def begin(lake: Path, out: Path, **more: str) -> subprocess.Popen[bytes]:
     with (out.parent / f"{out.name}.log").open("ab") as log:
         return subprocess.Popen(
-            [*command, "--wait", "120"],
+            [*run_command(lake, out), "--wait", "120"],
             stdout=log,
             stderr=log,
             start_new_session=True,
