@@ -34,6 +34,7 @@ CONFIG = [
 ]  # fmt: skip
 APART = {"run_id", "decode_s", "encode_s", "attempt"}
 TABLES = ("clips", "segments", "videos", "failures")
+WORKERS = ("ray::MapWorker", "ray::MapBatches", "ray::Map(", "ray::Write", "pipeline.media.guard")
 _DEADLINE_S = 240.0
 
 # Loaded by every Python process of the run: the n-th rename of the output's files kills who does it.
@@ -127,12 +128,16 @@ def kill_one(driver: subprocess.Popen[bytes], victim: str, rng: random.Random) -
     """Kill a process of the run; what was killed."""
     family = descendants(driver.pid)
     chosen = []
-    if victim == "worker":
-        chosen = [p for p, line in family.items() if line.startswith("ray::") or "guard" in line]
+    if (
+        victim == "worker"
+    ):  # who decodes and encodes, where a run has come so far; else any of Ray's own
+        ours = [p for p, line in family.items() if any(name in line for name in WORKERS)]
+        chosen = ours or [p for p, line in family.items() if line.startswith("ray::")]
     if victim == "raylet":
         chosen = [p for p, line in family.items() if "/raylet/raylet " in line]
     pid = rng.choice(chosen) if chosen else driver.pid
-    what = family.get(pid, "driver").split(" ")[0].rsplit("/", 1)[-1] if chosen else "driver"
+    line = family[pid] if chosen else "driver"
+    what = "decode process" if "media.guard" in line else line.split(" ")[0].rsplit("/", 1)[-1]
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
