@@ -50,23 +50,33 @@ class Guard:
     def call(self, *arguments: Any) -> tuple[Any, bytes | None]:
         """The function's answer.
 
+        A process that dies may have been killed by somebody who wanted its memory, or by what files
+        before this one left in it: a second one, new, is asked before the file is blamed.
+
         Raises:
             MediaError: stage decode, with the code `deadline`, `memory` or `crashed`; or what the
                 function itself raised as such.
         """
         if self._n_calls >= self.limits.calls_per_process:
             self.close()
-        pipe = self._start()
-        self._n_calls += 1
         try:
-            pipe.send(arguments)
-            answer, shared, size = self._wait(pipe)
-        except (EOFError, OSError) as e:
-            code = self.close()
-            raise MediaError("decode", "crashed", f"the decoder died ({_cause(code)})") from e
+            answer, shared, size = self._ask(arguments)
+        except (EOFError, OSError):
+            self.close()
+            try:
+                answer, shared, size = self._ask(arguments)
+            except (EOFError, OSError) as e:
+                cause = _cause(self.close())
+                raise MediaError("decode", "crashed", f"the decoder died twice ({cause})") from e
         if isinstance(answer, BaseException):
             raise answer
         return answer, _take(shared, size) if shared else None
+
+    def _ask(self, arguments: tuple[Any, ...]) -> Any:
+        pipe = self._start()
+        self._n_calls += 1
+        pipe.send(arguments)
+        return self._wait(pipe)
 
     def _wait(self, pipe: multiprocessing.connection.Connection) -> Any:
         started = time.monotonic()
@@ -109,6 +119,8 @@ class Guard:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
+        finally:
+            _discard(child.pid)
 
 
 _CHILD = "import sys; from pipeline.media.guard import serve; serve(int(sys.argv[1]), sys.argv[2])"
@@ -141,7 +153,7 @@ def _resolve(function: str) -> Callable[..., tuple[Any, bytes | None]]:
 def _give(payload: bytes | None) -> tuple[str | None, int]:
     if not payload:
         return None, 0
-    shared = SharedMemory(create=True, size=len(payload))
+    shared = SharedMemory(_block_name(os.getpid()), create=True, size=len(payload))
     assert shared.buf is not None
     shared.buf[: len(payload)] = payload
     shared.close()
@@ -157,6 +169,21 @@ def _take(name: str, size: int) -> bytes:
     finally:
         shared.close()
         shared.unlink()
+
+
+def _block_name(pid: int) -> str:
+    """A child hands over one block at a time, under a name that its parent can guess."""
+    return f"reeltable-{pid}"
+
+
+def _discard(pid: int) -> None:
+    """Give back a block that a child left behind when it died."""
+    try:
+        shared = SharedMemory(_block_name(pid))
+    except FileNotFoundError:
+        return
+    shared.close()
+    shared.unlink()
 
 
 def _forget(shared: SharedMemory) -> None:

@@ -18,6 +18,9 @@ def work(what, *arguments):
         time.sleep(600)
     elif what == "die":
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif what == "die once" and not os.path.exists(arguments[0]):
+        open(arguments[0], "w").close()
+        os.kill(os.getpid(), signal.SIGKILL)
     elif what == "exit":
         os._exit(7)
     elif what == "eat":
@@ -56,6 +59,13 @@ def test_a_fault_is_a_failure_within_the_deadline_and_the_next_call_works(guard,
     assert time.monotonic() - started < 3.0 + 2.0
     assert error.value.failure.code == code
     assert guard.call("work", "after")[0][1] == "after"
+
+
+def test_a_process_that_was_killed_is_no_fault_of_the_file(guard, tmp_path):
+    (_, marker), payload = guard.call("die once", str(tmp_path / "died"))
+    assert (tmp_path / "died").exists()
+    assert marker == str(tmp_path / "died")
+    assert len(payload) == 3_000_000
 
 
 def test_a_refusal_is_passed_on_and_keeps_the_process(guard):
