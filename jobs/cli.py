@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from enum import IntEnum
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
@@ -481,11 +482,16 @@ def models_list(as_json: AsJson = False) -> None:
 
     specs = [find_bundle(name) for name in bundle_names()]
     if as_json:
-        _print_json([{"name": s.name, "version": s.version, "digest": s.digest()} for s in specs])
+        _print_json(
+            [
+                {"name": s.name, "version": s.version, "digest": s.digest(), "is_here": s.is_here}
+                for s in specs
+            ]
+        )
         return
     for spec in specs:
-        network = "needs a network" if spec.needs_network else "no network"
-        out.print(f"{spec.name} {spec.version} ({network}): {spec.summary}", highlight=False)
+        state = "here" if spec.is_here else f"reeltable models fetch {spec.name}"
+        out.print(f"{spec.name} {spec.version} ({state}): {spec.summary}", highlight=False)
 
 
 @models.command("show")
@@ -501,6 +507,77 @@ def models_show(name: str, as_json: AsJson = False) -> None:
     import yaml
 
     out.print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), highlight=False)
+
+
+@models.command("fetch")
+def models_fetch(
+    name: str,
+    source: Annotated[
+        Path | None,
+        typer.Option("--from", help="Copy from this folder; nothing is asked of the network."),
+    ] = None,
+    mirror: Annotated[
+        str | None,
+        typer.Option(
+            help="Ask URL/host/path instead of each publisher; also REELTABLE_MIRROR. HF_ENDPOINT: hub."
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a bundle's weights; what has come of a file is gone on from, and every sum is checked."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    from pipeline.bundles.fetch import fetch
+    from pipeline.bundles.spec import find_bundle
+
+    spec = _guarded(lambda: find_bundle(name))
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(file: str, here: int, total: int | None) -> None:
+            if file not in tasks:
+                tasks[file] = bar.add_task(file)
+            bar.update(tasks[file], completed=here, total=total)
+
+        found = _guarded(
+            lambda: fetch(spec, source=source, mirror=mirror, on_progress=show), Exit.JOB_FAILED
+        )
+    if as_json:
+        _print_json([dataclasses.asdict(file) for file in found])
+        return
+    for file in found:
+        out.print(
+            f"{file.state:10} {file.size_bytes:>13,} bytes  {file.sha256[:12]}  {file.file}",
+            highlight=False,
+        )
+    out.print(f"{spec.name}: {len(found)} files in {spec.directory}", highlight=False)
+
+
+@models.command("verify")
+def models_verify(
+    name: str,
+    record: Annotated[
+        bool, typer.Option("--record", help="Keep the answer as what is expected from now on.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Load a bundle strictly and compare its answer to a fixed input with the stored one."""
+    from pipeline.bundles.spec import find_bundle
+    from pipeline.bundles.verify import verify
+
+    spec = _guarded(lambda: find_bundle(name))
+    found = _guarded(lambda: verify(spec, record=record), Exit.JOB_FAILED)
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    told = {
+        "equal": "equals the stored one",
+        "none stored": "none is stored to compare with (--record keeps it)",
+    }
+    out.print(
+        f"{found.bundle} {found.digest}: loaded strictly; answer: {told[found.golden]}", highlight=False
+    )
 
 
 def _load(config_file: str | None, overrides: list[str] | None) -> Config:
@@ -529,14 +606,16 @@ def _day(day: str | None) -> str:
         _fail(f"--date {day!r}: expected a date such as 2026-01-31", Exit.USAGE)
 
 
-def _guarded(work: Callable[[], T]) -> T:
+def _guarded(work: Callable[[], T], bundle_exit: Exit = Exit.USAGE) -> T:
     """Do `work`; what a person can mend is one line, not a traceback."""
     from pipeline.bundles.spec import BundleError
     from pipeline.tables.store import TableError
 
     try:
         return work()
-    except (BundleError, InputError, ConfigError) as e:
+    except BundleError as e:
+        _fail(str(e), bundle_exit)
+    except (InputError, ConfigError) as e:
         _fail(str(e), Exit.USAGE)
     except (TableError, ConnectionError) as e:
         _fail(str(e), Exit.JOB_FAILED)

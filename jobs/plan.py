@@ -52,6 +52,7 @@ def make_plan(
         BundleError: the config names a bundle that cannot be used.
     """
     bundle = find_bundle(config.bundle)
+    config = bundle.fitted(config)
     unknown = sorted(set(config.labels.min_score) - set(bundle.spaces))
     if unknown:
         raise ConfigError(

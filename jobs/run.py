@@ -18,13 +18,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from jobs.plan import Plan, make_plan
-from pipeline.bundles.spec import find_bundle
+from pipeline.bundles.fetch import fetch
+from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
 from pipeline.tables.commit import recover
 from pipeline.tables.lease import lease
 from pipeline.tables.ledger import Ledger, read_ledger
 from pipeline.tables.publish import is_published, publish
+from pipeline.tables.read import embedding_dim
 from pipeline.tables.store import Store, TableError
 from pipeline.understand import Provenance
 
@@ -106,7 +108,12 @@ def run(
     """
     started_at = datetime.now(UTC)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-    find_bundle(config.bundle)  # a config that cannot be used leaves no trace
+    # What cannot be used leaves no trace.
+    bundle = find_bundle(config.bundle)
+    config = bundle.fitted(config)
+    if bundle.calls_out and not config.run.allow_network:
+        what = f"bundle {bundle.name} asks a model over the network"
+        raise ConfigError(f"{what}; run.allow_network=true allows it")
     store = Store(out)
     with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
         return _run(
@@ -136,6 +143,10 @@ def _run(
     started = time.perf_counter()
     ledger = read_ledger(store)
     recover(store, ledger.records, ledger.replaced)
+    bundle = find_bundle(config.bundle)
+    if config.run.allow_network:
+        fetch(bundle)
+    _check_dim(store, ledger, bundle)
     on_progress(Progress("planning", len(listing.sources)))
     retry_failures, force = again
     plan = make_plan(listing, config, ledger, retry_failures=retry_failures, force=force)
@@ -154,6 +165,15 @@ def _run(
     if plan.todo:
         store.write_json(f"{RUNS}/{run_id}.json", asdict(report))
     return report
+
+
+def _check_dim(store: Store, ledger: Ledger, bundle: BundleSpec) -> None:
+    there = embedding_dim(store, ledger)
+    if there not in (None, bundle.dim):
+        raise TableError(
+            f"{store.root}: its embeddings have {there} numbers, those of bundle {bundle.name} {bundle.dim}; "
+            "expected another --out, as one column cannot hold both"
+        )
 
 
 def _execute(
@@ -200,8 +220,6 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
         raise ConfigError("run.device is cuda, but Ray finds no GPU here; expected auto or cpu")
     n_encoders = config.run.encode_workers
     n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
-    audio = plan.bundle.audio
-    rate_hz = audio.sample_rate_hz if audio else 16_000
     table = unit_table(list(plan.todo))
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
@@ -213,7 +231,7 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     decoded = ray.data.from_arrow(blocks).map_batches(
         DecodeStage,
-        fn_constructor_args=(config, rate_hz, watcher),
+        fn_constructor_args=(config, plan.bundle.sample_rate_hz, watcher),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),

@@ -153,6 +153,9 @@ class RunConfig(_Section):
     decode_deadline_s: float = Field(600.0, gt=0, description="a unit that decodes longer has failed")
     decode_files_per_process: int = Field(500, ge=1, description="then it is replaced by a new one")
     decode_memory_mb: int = Field(4096, ge=256, description="memory a decode process may take")
+    allow_network: bool = Field(
+        False, description="let a bundle fetch missing weights, or ask a model behind an endpoint"
+    )
     max_attempts: int = Field(3, ge=1, description="times a unit is begun when its worker dies")
 
 

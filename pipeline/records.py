@@ -157,16 +157,28 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A spoken word and its time, in the sound it was heard in or on the file's clock."""
+
+    word: str
+    start_s: float
+    end_s: float
+    score: float | None = None
+
+
+@dataclass(frozen=True)
 class ClipResult:
     """What the model says of one clip."""
 
     labels: tuple[Label, ...]
     top: Label | None
-    caption: str
-    caption_score: float
+    caption: str | None
+    caption_score: float | None
     embedding: npt.NDArray[np.float32] | None  # (D,) unit length; None where nothing was evident
     video_weight: float | None
     audio_weight: float | None
+    caption_problem: str | None = None  # why there is no caption
+    words: tuple[Word, ...] | None = None  # None: nobody listened, or there is no sound
 
 
 @dataclass(frozen=True)

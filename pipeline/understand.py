@@ -115,7 +115,7 @@ def encode(decoded: Sequence[Decoded], model: Model, provenance: Provenance) -> 
     for d in decoded:
         unit_id = d.unit.unit_id
         failure = d.failure or failures.get(unit_id)
-        clips = clips_schema(model.text.dim).empty_table()
+        clips = clips_schema(model.dim).empty_table()
         if failure is None and d.batch is not None:
             clips = clip_rows(d, results[unit_id], provenance, model)
         encode_s = share_s if d.batch is not None else 0.0
@@ -175,12 +175,13 @@ def clip_rows(
         | dataclasses.asdict(provenance)
         for i, result in zip(range(len(batch)), results, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=clips_schema(model.text.dim))
+    return pa.Table.from_pylist(rows, schema=clips_schema(model.dim))
 
 
 def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[str, Any]:
     start_s = float(batch.start_s[i])
     has_audio, has_video = bool(batch.has_audio[i]), bool(batch.has_video[i])
+    words = result.words
     return {
         "clip_id": short_hash(unit.unit_id, start_s),
         "video_id": unit.video_id,
@@ -204,7 +205,9 @@ def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[
         "top_score": result.top.score if result.top else None,
         "caption": result.caption,
         "caption_score": result.caption_score,
-        "transcript": None,
+        "caption_problem": result.caption_problem,
+        "transcript": None if words is None else " ".join(word.word for word in words),
+        "words": None if words is None else [dataclasses.asdict(word) for word in words],
         "embedding": None if result.embedding is None else result.embedding.tolist(),
         "video_weight": result.video_weight if has_video else None,
         "audio_weight": result.audio_weight if has_audio else None,

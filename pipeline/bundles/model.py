@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import yaml
 from torch import Tensor
 
-from pipeline.bundles.senses import Hearing, Sensed, Sight
-from pipeline.bundles.spec import BundleSpec
+from pipeline.bundles.families import CAPTION_KINDS, SPEECH_KINDS, load_part
+from pipeline.bundles.families.base import Caption
+from pipeline.bundles.meaning import PairMeaning, TextMeaning
+from pipeline.bundles.senses import (
+    PictureSight,
+    Sense,
+    Sensed,
+    make_hearing,
+    make_sight,
+    sound_at,
+)
+from pipeline.bundles.spec import BundleError, BundleSpec, PartSpec, TextEncoderSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
 from pipeline.config import Config
 from pipeline.encoders.temporal import TemporalTransformer
 from pipeline.encoders.text import SentenceEncoder, rename_sentence_bert
-from pipeline.fusion.late import LateFusion
-from pipeline.heads.actions import evidence_token, pick_labels, read_vocabulary, score_by_text
+from pipeline.heads.actions import pick_labels
 from pipeline.heads.captions import Evidence, PictureStats, compose
-from pipeline.records import ClipBatch, ClipResult, Label
+from pipeline.records import ClipBatch, ClipResult, Label, Word
 
-_DEFAULT_RATE_HZ = 16_000
 _SILENT_RMS = 1e-3  # −60 dB of full scale
 
 
@@ -34,37 +44,54 @@ class Model:
         Raises:
             BundleError: weights are absent, altered, or do not fit.
         """
-        self.spec, self.config, self.device = spec, config, torch.device(device)
-        self.text = _load_text(spec, self.device)
-        self.sight = Sight(spec, spec.video, self.device) if spec.video else None
-        self.hearing = Hearing(spec, spec.audio, self.device) if spec.audio else None
-        self.sample_rate_hz = self.hearing.sample_rate_hz if self.hearing else _DEFAULT_RATE_HZ
-        self.fusion = LateFusion(spec.fusion.video_weight)
-        self.temporal = _load_temporal(spec, self.device)
+        self.spec, self.config, self.device = spec, spec.fitted(config), torch.device(device)
+        self.sight = make_sight(spec, config.clips.length_s, self.device)
+        self.hearing = make_hearing(spec, self.device)
+        self.sample_rate_hz = spec.sample_rate_hz
         self._read_phrases()
-        self._embed_names()
+        self.meaning = self._make_meaning()
+        self.dim = self.meaning.dim
+        if self.dim != spec.dim:
+            raise BundleError(
+                f"{spec.name}: its embeddings have {self.dim} numbers, it says {spec.dim}"
+            )
+        self.temporal = _load_temporal(spec, self.dim, self.device)
+        self.captioner = self._load(spec.captions, CAPTION_KINDS)
+        self.transcriber = self._load(spec.speech, SPEECH_KINDS)
 
     def _read_phrases(self) -> None:
         sounds = {}
         if self.spec.sounds_file:
-            sounds = yaml.safe_load((self.spec.directory / self.spec.sounds_file).read_text("utf-8"))
+            sounds = yaml.safe_load(self.spec.text_file(self.spec.sounds_file).read_text("utf-8"))
         self.sound_phrases: dict[str, str] = sounds.get("phrases", {})
         self.background = frozenset(sounds.get("background", ()))
         self.children = _children(sounds.get("parents", {}), self.hearing)
         self.generic = self.background | frozenset(sounds.get("generic", ()))
-        objects = self.sight.objects if self.sight else None
+        objects = self.sight.objects if isinstance(self.sight, PictureSight) else None
         self.object_phrases = dict(zip(objects.words, objects.phrases, strict=True)) if objects else {}
 
-    def _embed_names(self) -> None:
-        self.actions = read_vocabulary("actions", self.config.labels.actions, self.text)
-        if self.sight:
-            self.sight_vectors = self.text.encode(self.sight.evidence_names)
-        if self.hearing:
-            phrases = [self.sound_phrases.get(n, n) for n in self.hearing.evidence_names]
-            self.sound_vectors = self.text.encode([f"the sound of {p.lower()}" for p in phrases])
-            names = self.hearing.evidence_names
-            self.is_foreground = torch.tensor([name not in self.background for name in names])
-            self.is_telling = torch.tensor([name not in self.generic for name in names])
+    def _make_meaning(self) -> TextMeaning | PairMeaning:
+        actions = self.config.labels.actions
+        if self.spec.text is None:
+            return PairMeaning(self.spec, actions, self.sight, self.hearing)
+        return TextMeaning(
+            self.spec,
+            actions,
+            _load_text(self.spec, self.spec.text, self.device),
+            self.sight,
+            self.hearing,
+            self.sound_phrases,
+            self.background,
+            self.generic,
+        )
+
+    def _load(self, part: PartSpec | None, kinds: Sequence[str]) -> Any:
+        if part is None:
+            return None
+        if part.kind not in kinds:
+            expected = ", ".join(kinds)
+            raise BundleError(f"{self.spec.name}: kind {part.kind!r}: expected one of {expected}")
+        return load_part(part, self.spec.directory).to(self.device)
 
     @torch.inference_mode()
     def understand(self, batches: Sequence[ClipBatch]) -> list[list[ClipResult]]:
@@ -87,32 +114,53 @@ class Model:
         self, batches: Sequence[ClipBatch], seen: Sensed | None, heard: Sensed | None
     ) -> list[ClipResult]:
         present = _presence(batches, seen is not None, heard is not None)  # (N, 2)
-        video, audio = self._tokens(seen, heard, len(present), for_actions=False)
-        weights = self.fusion.weights(video, audio, present)  # (N, 2)
-        embeddings = self._in_context(self.fusion(video, audio, present), batches)
-        spoken = self._action_labels(seen, heard, present)
-        labels = self._own_labels(seen, heard)
+        tokens, weights = self.meaning.fuse(seen, heard, present)
+        embeddings = self._in_context(tokens, batches)
+        labels = self._labels(seen, heard, present)
         stats = [s for batch in batches for s in picture_stats(batch)]
         is_silent = [s for batch in batches for s in _silence(batch)]
-        return [
-            self._result(
-                spoken[i] + labels[i], present[i], stats[i], is_silent[i], embeddings[i], weights[i]
-            )
-            for i in range(len(present))
-        ]
+        captions = self._captions(batches)
+        spoken = [words for batch in batches for words in self._spoken(batch)]
+        results = []
+        for i in range(len(present)):
+            told = self._caption(labels[i], present[i], stats[i], is_silent[i], captions[i])
+            results.append(self._result(labels[i], told, spoken[i], embeddings[i], weights[i]))
+        return results
 
-    def _tokens(
-        self, seen: Sensed | None, heard: Sensed | None, n: int, *, for_actions: bool
-    ) -> tuple[Tensor, Tensor]:
-        """What each sense recognised, in the text space, (N, D) each."""
-        video = audio = torch.zeros(n, self.text.dim)
-        if seen is not None and self.sight is not None:
-            counted = seen.evidence * self.sight.is_for_actions if for_actions else seen.evidence
-            video = evidence_token(counted, self.sight_vectors)
-        if heard is not None:
-            counted = heard.evidence * (self.is_telling if for_actions else self.is_foreground)
-            audio = evidence_token(counted, self.sound_vectors)
-        return video, audio
+    def _captions(self, batches: Sequence[ClipBatch]) -> list[Caption | None]:
+        """What the captioner says of each clip; None where it was not asked."""
+        found: list[Caption | None] = [None] * sum(len(batch) for batch in batches)
+        if self.captioner is None:
+            return found
+        clips = [
+            frames[valid]
+            for batch in batches
+            for frames, valid in zip(batch.frames, batch.frame_valid, strict=True)
+        ]
+        asked = [i for i, clip in enumerate(clips) if len(clip)]
+        said = self.captioner.caption([clips[i] for i in asked])
+        for i, caption in zip(asked, said, strict=True):
+            found[i] = caption
+        return found
+
+    def _spoken(self, batch: ClipBatch) -> list[tuple[Word, ...] | None]:
+        """Each clip's words on the file's clock; None where nobody listened.
+
+        The unit's sound is heard as a whole, so that a border between clips cuts no word; a word belongs
+        to each clip that its middle lies in.
+        """
+        if self.transcriber is None:
+            return [None] * len(batch)
+        rate_hz = self.transcriber.sample_rate_hz
+        words = (
+            self.transcriber.transcribe(whole_sound(batch, rate_hz)) if batch.has_audio.any() else []
+        )
+        at_s = float(batch.start_s[0])
+        words = [Word(w.word, w.start_s + at_s, w.end_s + at_s, w.score) for w in words]
+        return [
+            tuple(w for w in words if start <= (w.start_s + w.end_s) / 2 < end) if has_audio else None
+            for start, end, has_audio in zip(batch.start_s, batch.end_s, batch.has_audio, strict=True)
+        ]
 
     def _in_context(self, tokens: Tensor, batches: Sequence[ClipBatch]) -> Tensor:
         """Tokens after the temporal transformer, where the bundle has one; unit by unit."""
@@ -127,41 +175,40 @@ class Model:
             start += len(batch)
         return torch.nn.functional.normalize(torch.cat(out), dim=-1)
 
-    def _action_labels(
-        self, seen: Sensed | None, heard: Sensed | None, present: Tensor
-    ) -> list[list[Label]]:
-        """Actions by sight, by sound and, where a clip has both, by both together."""
-        spec = self.spec.spaces["actions"]
-        video, audio = self._tokens(seen, heard, len(present), for_actions=True)
-        strength = torch.maximum(video.norm(dim=-1), audio.norm(dim=-1))[:, None]
-        tokens = {
-            "fused": self.fusion(video, audio, present) * strength * present.all(1, keepdim=True),
-            "video": video * present[:, :1],
-            "audio": audio * present[:, 1:],
-        }
-        labels: list[list[Label]] = [[] for _ in range(len(present))]
-        for modality, token in tokens.items():
-            scores = score_by_text(token, self.actions, spec.temperature, spec.none_cosine)
-            picked = self._pick(scores, self.actions.names, "actions", modality)
+    def _labels(self, seen: Sensed | None, heard: Sensed | None, present: Tensor) -> list[list[Label]]:
+        """All labels of each clip, best first."""
+        labels = self._own_labels(seen, heard, present)
+        has = {"fused": present.all(1), "video": present[:, 0], "audio": present[:, 1]}
+        for modality, scores in self.meaning.action_scores(seen, heard, present).items():
+            picked = self._pick(scores, self.meaning.names, "actions", modality, has[modality])
             for mine, more in zip(labels, picked, strict=True):
                 mine += more
-        return labels
+        return [sorted(mine, key=lambda label: -label.score) for mine in labels]
 
-    def _own_labels(self, seen: Sensed | None, heard: Sensed | None) -> list[list[Label]]:
+    def _own_labels(
+        self, seen: Sensed | None, heard: Sensed | None, present: Tensor
+    ) -> list[list[Label]]:
         """Labels of the encoders' own vocabularies."""
-        per_space = []
-        for sense, sensed in ((self.sight, seen), (self.hearing, heard)):
+        labels: list[list[Label]] = [[] for _ in range(len(present))]
+        for sense, sensed, has in (
+            (self.sight, seen, present[:, 0]),
+            (self.hearing, heard, present[:, 1]),
+        ):
             if sense is not None and sensed is not None:
                 for space, scores in sensed.spaces.items():
-                    per_space.append(self._pick(scores, sense.names[space], space, sense.modality))
-        return [[label for part in parts for label in part] for parts in zip(*per_space, strict=True)]
+                    picked = self._pick(scores, sense.names[space], space, sense.modality, has)
+                    for mine, more in zip(labels, picked, strict=True):
+                        mine += more
+        return labels
 
     def _pick(
-        self, scores: Tensor, names: Sequence[str], space: str, modality: str
+        self, scores: Tensor, names: Sequence[str], space: str, modality: str, has: Tensor
     ) -> list[list[Label]]:
+        """The best labels of each clip; none of a sense that the clip has not, whatever the floor."""
         floor = self.config.labels.min_score.get(space, self.spec.spaces[space].floor)
         most = self.config.labels.max_per_space
-        return pick_labels(scores, names, space, modality, floor=floor, most=most)
+        picked = pick_labels(scores, names, space, modality, floor=floor, most=most)
+        return [mine if there else [] for mine, there in zip(picked, has.tolist(), strict=True)]
 
     def _told_sounds(self, foreground: Sequence[Label]) -> list[Label]:
         """Heard labels for the sentence: a kind of sound is not said beside one of its own."""
@@ -169,39 +216,80 @@ class Model:
         names = {label.label for label in heard}
         return [label for label in heard if not names & self.children.get(label.label, frozenset())]
 
-    def _result(
+    def _caption(
         self,
         labels: list[Label],
         present: Tensor,
         stats: PictureStats | None,
         is_silent: bool,
-        embedding: Tensor,
-        weights: Tensor,
-    ) -> ClipResult:
-        ordered = sorted(labels, key=lambda label: -label.score)
-        foreground = [label for label in ordered if label.label not in self.background]
+        told: Caption | None,
+    ) -> Caption:
+        """The captioner's sentence, or why it has none; without a captioner one made of the evidence."""
+        foreground = self._foreground(labels)
+        sounds = self._told_sounds(foreground)
+        if told is not None:
+            return told
         evidence = Evidence(
-            actions=best_actions(foreground),
-            objects=_things(foreground),
-            sounds=self._told_sounds(foreground),
+            actions=self._best_actions(foreground),
+            objects=self._things(foreground),
+            sounds=sounds,
             stats=stats,
             has_audio=bool(present[1]),
             is_silent=is_silent,
         )
-        caption, score = compose(evidence, self.object_phrases, self.sound_phrases)
+        return Caption(*compose(evidence, self.object_phrases, self.sound_phrases))
+
+    def _foreground(self, labels: Sequence[Label]) -> list[Label]:
+        return [label for label in labels if label.label not in self.background]
+
+    def _best_actions(self, labels: Sequence[Label]) -> list[Label]:
+        """Actions for the sentence: by both senses where there are such, else by sight, else by sound."""
+        actions = [label for label in labels if self.spec.role(label.space) == "actions"]
+        for modality in ("fused", "video", "audio"):
+            found = [label for label in actions if label.modality == modality]
+            if found:
+                return found
+        return []
+
+    def _things(self, labels: Sequence[Label]) -> list[Label]:
+        """Objects for the sentence: everyday words first, a fine class only where no word stands."""
+        things = [x for x in labels if x.modality == "video" and self.spec.role(x.space) == "things"]
+        return [label for label in things if label.space == "objects"] or things
+
+    def _result(
+        self,
+        labels: list[Label],
+        caption: Caption,
+        words: tuple[Word, ...] | None,
+        embedding: Tensor,
+        weights: Tensor,
+    ) -> ClipResult:
+        foreground = self._foreground(labels)
         is_evident = bool(embedding.norm() > 0.5)
         return ClipResult(
-            labels=tuple(ordered),
+            labels=tuple(labels),
             top=foreground[0] if foreground else None,
-            caption=caption,
-            caption_score=score,
+            caption=caption.text,
+            caption_score=caption.score,
+            caption_problem=caption.problem,
+            words=words,
             embedding=embedding.numpy().astype(np.float32) if is_evident else None,
             video_weight=float(weights[0]) if is_evident else None,
             audio_weight=float(weights[1]) if is_evident else None,
         )
 
 
-def _children(parents: dict[str, str | int], hearing: Hearing | None) -> dict[str, frozenset[str]]:
+def whole_sound(batch: ClipBatch, rate_hz: int) -> npt.NDArray[np.float32]:
+    """A unit's sound from the start of its first clip, put together from its clips."""
+    samples, spans = sound_at(batch, rate_hz)
+    starts = np.round((batch.start_s - batch.start_s[0]) * rate_hz).astype(np.int64)
+    whole = np.zeros(int((starts + spans[:, 1]).max()), np.float32)
+    for sound, at, (first, last) in zip(samples, starts, spans, strict=True):
+        whole[at + first : at + last] = sound[first:last]
+    return whole
+
+
+def _children(parents: dict[str, str | int], hearing: Sense | None) -> dict[str, frozenset[str]]:
     """The names below each kind of sound."""
     names = hearing.evidence_names if hearing else ()
     children = {}
@@ -209,23 +297,6 @@ def _children(parents: dict[str, str | int], hearing: Hearing | None) -> dict[st
         first, _, last = str(span).partition("-")
         children[parent] = frozenset(names[int(first) : int(last or first) + 1])
     return children
-
-
-def best_actions(labels: Sequence[Label]) -> list[Label]:
-    """Actions for the sentence: by both senses where there are such, else by sight, else by sound."""
-    for modality in ("fused", "video", "audio"):
-        found = [label for label in labels if label.space == "actions" and label.modality == modality]
-        if found:
-            return found
-    return []
-
-
-def _things(labels: Sequence[Label]) -> list[Label]:
-    """Objects for the sentence: everyday words first, a fine class only where no word stands."""
-    words = [label for label in labels if label.space == "objects"]
-    return words or [
-        label for label in labels if label.modality == "video" and label.space != "actions"
-    ]
 
 
 def _presence(batches: Sequence[ClipBatch], sees: bool, hears: bool) -> Tensor:
@@ -252,19 +323,17 @@ def _silence(batch: ClipBatch) -> list[bool]:
     return [bool(value < _SILENT_RMS) for value in rms]
 
 
-def _load_text(spec: BundleSpec, device: torch.device) -> SentenceEncoder:
-    directory, text = spec.directory, spec.text
+def _load_text(spec: BundleSpec, text: TextEncoderSpec, device: torch.device) -> SentenceEncoder:
+    directory = spec.directory
     encoder = SentenceEncoder(text.config.path(directory), text.tokenizer.path(directory))
     tensors = rename_sentence_bert(read_tensors(text.weights, directory))
     load_strictly(encoder.bert, tensors, spec.name)
     return encoder.to(device).eval()
 
 
-def _load_temporal(spec: BundleSpec, device: torch.device) -> TemporalTransformer | None:
+def _load_temporal(spec: BundleSpec, dim: int, device: torch.device) -> TemporalTransformer | None:
     if spec.temporal is None:
         return None
-    net = TemporalTransformer(
-        spec.text.dim, depth=spec.temporal.depth, num_heads=spec.temporal.num_heads
-    )
+    net = TemporalTransformer(dim, depth=spec.temporal.depth, num_heads=spec.temporal.num_heads)
     load_strictly(net, read_tensors(spec.temporal.weights, spec.directory), spec.name)
     return net.to(device)

@@ -8,10 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
+import torchaudio
 from torch import Tensor
 
+from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, load_part
+from pipeline.bundles.families.base import VideoNet, frame_places, shown, square_views
+from pipeline.bundles.families.pairs import Sights
 from pipeline.bundles.objects import Objects, read_objects
 from pipeline.bundles.spec import BundleError, BundleSpec, EncoderSpec
 from pipeline.bundles.weights import (
@@ -22,11 +29,11 @@ from pipeline.bundles.weights import (
     read_yamnet,
 )
 from pipeline.encoders.audio import YamNet
-from pipeline.encoders.cnn3d import X3D
 from pipeline.encoders.frames import EfficientNetLite0, rename_efficientnet_lite, square_crops
 from pipeline.records import ClipBatch
 
 _BEST_SHARE = 3  # a thing counts as seen by its best third of the pictures
+_PAIRS = ("clip", "siglip", "xclip", "clap")
 
 
 @dataclass(frozen=True)
@@ -35,33 +42,77 @@ class Sensed:
 
     spaces: dict[str, Tensor]  # vocabulary → (N, C)
     evidence: Tensor  # (N, E) over the sense's `evidence_names`
+    sights: Sights | None = None  # of the clips at `places`, where the encoder shares a space with text
+    places: Tensor | None = None  # (n,) int64
 
 
-class Sight:
-    """What is looked at: single pictures (`efficientnet_lite0`) or moving ones (`x3d`)."""
+class Sense(Protocol):
+    """An encoder of one modality behind what is common to all."""
+
+    modality: str
+    names: dict[str, tuple[str, ...]]  # of each vocabulary it scores
+    space: str  # its own vocabulary
+    evidence_names: tuple[str, ...]  # how what it recognises reads
+
+    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+        """Scores of all clips of all `batches`, one batch's clips behind the other's."""
+
+
+def make_sight(
+    bundle: BundleSpec, length_s: float, device: torch.device
+) -> PictureSight | ClipSight | PairSight | None:
+    """The bundle's sense of pictures, for clips of `length_s`."""
+    if bundle.video is None:
+        return None
+    kind = bundle.video.kind
+    if kind not in PICTURE_KINDS:
+        raise BundleError(
+            f"{bundle.name}: video.kind {kind!r}: expected one of {', '.join(PICTURE_KINDS)}"
+        )
+    if kind == "efficientnet_lite0":
+        return PictureSight(bundle, bundle.video, device)
+    if kind in _PAIRS:
+        return PairSight(bundle, bundle.video, device)
+    return ClipSight(bundle, bundle.video, length_s, device)
+
+
+def make_hearing(
+    bundle: BundleSpec, device: torch.device
+) -> PatchHearing | SoundHearing | PairHearing | None:
+    """The bundle's sense of sound."""
+    if bundle.audio is None:
+        return None
+    kind = bundle.audio.kind
+    if kind not in SOUND_KINDS:
+        raise BundleError(
+            f"{bundle.name}: audio.kind {kind!r}: expected one of {', '.join(SOUND_KINDS)}"
+        )
+    if kind == "yamnet":
+        return PatchHearing(bundle, bundle.audio, device)
+    return (PairHearing if kind in _PAIRS else SoundHearing)(bundle, bundle.audio, device)
+
+
+class PictureSight:
+    """What is seen in single pictures, by EfficientNet-Lite0."""
 
     modality = "video"
 
     def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
         self.device = device
-        classes = _class_names(bundle, spec)
+        classes = _class_names(bundle, spec, None)
         self.names: dict[str, tuple[str, ...]] = {spec.labels: classes}
         self.space = spec.labels
         self.objects: Objects | None = None
         self.chunk = 4 if device.type == "cpu" else 256  # a CPU's cache holds no more
-        tensors = read_tensors(spec.weights, bundle.directory)
-        if spec.kind == "efficientnet_lite0":
-            net = EfficientNetLite0(len(classes))
-            load_strictly(net, rename_efficientnet_lite(tensors), bundle.name)
-            net.fold().to(device)
-            self.net: EfficientNetLite0 | X3D = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-            self.most_crops = int(spec.options.get("crops", 1))
-        else:
-            net3d = X3D(str(spec.options.get("size", "s")), len(classes))
-            load_strictly(net3d, tensors, bundle.name)
-            self.net = net3d.to(device)
+        net = EfficientNetLite0(len(classes))
+        assert spec.weights is not None  # the bundle's files were checked
+        tensors = rename_efficientnet_lite(read_tensors(spec.weights, bundle.directory))
+        load_strictly(net, tensors, bundle.name)
+        net.fold().to(device)
+        self.net: EfficientNetLite0 = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.most_crops = int(spec.options.get("crops", 1))
         if bundle.objects_file:
-            self.objects = read_objects(bundle.directory / bundle.objects_file, classes)
+            self.objects = read_objects(bundle.text_file(bundle.objects_file), classes)
             self.names["objects"] = self.objects.words
         self.evidence_names, self.is_for_actions = self._evidence_vocabulary(classes)
 
@@ -74,13 +125,6 @@ class Sight:
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
-        """Scores of all clips of all `batches`, one batch's clips behind the other's."""
-        if isinstance(self.net, X3D):
-            fine = self._watch(batches)
-            return Sensed({self.space: fine}, self._evidence(fine, None))
-        return self._look(batches)
-
-    def _look(self, batches: Sequence[ClipBatch]) -> Sensed:
         """Each picture alone; a clip's score is the mean of the class's best third of pictures."""
         valid = torch.cat([torch.from_numpy(b.frame_valid) for b in batches])  # (N, T)
         n_classes = len(self.names[self.space])
@@ -122,25 +166,186 @@ class Sight:
             all_places, all_squares = torch.cat(places), torch.cat(squares)
             yield from zip(all_places.split(self.chunk), all_squares.split(self.chunk), strict=True)
 
-    def _watch(self, batches: Sequence[ClipBatch]) -> Tensor:
-        """Each clip as a whole; zero where it has no picture."""
-        rows = []
-        for batch in batches:
-            scores = torch.zeros(len(batch), len(self.names[self.space]))
-            seen = torch.from_numpy(batch.has_video)
-            for at in _chunks_of(seen, max(1, self.chunk // 4)):
-                frames = torch.from_numpy(batch.frames[at.numpy()]).to(self.device)
-                scores[at] = self.net(frames).float().softmax(-1).cpu()
-            rows.append(scores)
-        return torch.cat(rows)
-
     def _evidence(self, fine: Tensor, words: Tensor | None) -> Tensor:
         if self.objects is None or words is None:
             return fine
         return torch.cat([words, fine[:, list(self.objects.ungrouped)]], dim=1)
 
 
-class Hearing:
+class ClipSight:
+    """What happens in a clip as a whole, by a video network of a published family."""
+
+    modality = "video"
+
+    def __init__(
+        self, bundle: BundleSpec, spec: EncoderSpec, length_s: float, device: torch.device
+    ) -> None:
+        self.device, self.length_s = device, length_s
+        self.net: VideoNet = load_part(spec, bundle.directory).to(device)
+        self.space = spec.labels
+        classes = _class_names(bundle, spec, self.net.names)
+        self.names = {spec.labels: classes}
+        self.evidence_names, self.is_for_actions = classes, torch.ones(len(classes), dtype=torch.bool)
+        self.n_views = int(spec.options.get("temporal_views", 0))
+        self.n_crops = int(spec.options.get("spatial_crops", 1))
+        self.chunk = 2 if device.type == "cpu" else 32
+
+    @torch.inference_mode()
+    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+        """Mean probabilities over the looks at each clip; zero where it has no picture."""
+        rows = []
+        for batch in batches:
+            scores = torch.zeros(len(batch), len(self.evidence_names))
+            for at in _chunks_of(torch.from_numpy(batch.has_video), self.chunk):
+                looks, n_each = self._looks(batch, at.numpy())
+                found = self.net.scores(looks.to(self.device)).cpu()
+                scores[at] = found.unflatten(0, (len(at), n_each)).mean(1)
+            rows.append(scores)
+        fine = torch.cat(rows)
+        return Sensed({self.space: fine}, fine)
+
+    def _looks(self, batch: ClipBatch, at: npt.NDArray[np.int64]) -> tuple[Tensor, int]:
+        """Pictures of every look at the clips `at`, (n·looks, T, H, W, 3), and looks a clip."""
+        n_views = self.n_views or self.net.sampling.views(self.length_s)
+        given = batch.frame_valid.shape[1]
+        places = frame_places(self.net.sampling, given, self.length_s, n_views).numpy()  # (V, T)
+        use = shown(batch)[at][:, places]  # (n, V, T)
+        frames = torch.from_numpy(batch.frames[at[:, None, None], use])  # (n, V, T, H, W, 3)
+        squares = square_views(frames.flatten(0, 1), self.n_crops)  # (n·V, crops, T, …)
+        return squares.flatten(0, 1), n_views * squares.shape[1]
+
+
+class PairSight:
+    """What is seen, by an encoder that shares a space with text; scores any vocabulary."""
+
+    modality = "video"
+
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
+        self.device = device
+        self.net = load_part(spec, bundle.directory).to(device)
+        self.dim: int = self.net.dim
+        self.space = spec.labels
+        self.names = {spec.labels: _class_names(bundle, spec, None)}
+        self.evidence_names = self.names[spec.labels]
+        self.is_for_actions = torch.ones(len(self.evidence_names), dtype=torch.bool)
+        self.chunk = 2 if device.type == "cpu" else 32
+        self.texts = embed_names(self.net, self.evidence_names)
+        self.nothing = embed_names(self.net, self.net.nothing, prompt="{}")
+
+    @torch.inference_mode()
+    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+        """Every name of the vocabulary against each clip."""
+        found, places, first = [], [], 0
+        for batch in batches:
+            use = shown(batch)
+            given = batch.frame_valid.shape[1]
+            for at in _chunks_of(torch.from_numpy(batch.has_video), self.chunk):
+                which = frame_places(self.net.sampling, given, 1.0, 1)[0].numpy()
+                frames = torch.from_numpy(batch.frames[at.numpy()[:, None], use[at.numpy()][:, which]])
+                found.append(self.net.embed(frames.to(self.device)))
+                places.append(at + first)
+            first += len(batch)
+        return _paired(self, found, places, first)
+
+
+def embed_names(net: object, names: Sequence[str], prompt: str | None = None) -> Tensor:
+    """Text vectors of names in a pair's own prompt, (n, D)."""
+    pattern = prompt or net.prompt  # type: ignore[attr-defined]
+    if not names:
+        return torch.zeros(0, net.dim, device=net.device)  # type: ignore[attr-defined]
+    with torch.inference_mode():
+        return net.embed_text([pattern.format(name) for name in names])  # type: ignore[attr-defined]
+
+
+def _paired(
+    sense: PairSight | PairHearing, found: list[Sights], places: list[Tensor], n: int
+) -> Sensed:
+    """Scores of the sense's vocabulary from what was embedded, back at the clips' places."""
+    scores = torch.zeros(n, len(sense.evidence_names))
+    if not found:
+        return Sensed({sense.space: scores}, scores)
+    contexts = [part.context for part in found if part.context is not None]
+    sights = Sights(
+        torch.cat([part.tokens for part in found]), torch.cat(contexts) if contexts else None
+    )
+    at = torch.cat(places)
+    scores[at] = sense.net.score(sights, sense.texts, sense.nothing).cpu()
+    return Sensed({sense.space: scores}, scores, sights, at)
+
+
+def sound_at(batch: ClipBatch, rate_hz: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """A batch's sound (N, S) and its valid spans (N, 2) at another rate."""
+    spans = batch.audio_valid.astype(np.int64)
+    if batch.sample_rate_hz == rate_hz:
+        return batch.samples, spans
+    samples = torchaudio.functional.resample(
+        torch.from_numpy(batch.samples), batch.sample_rate_hz, rate_hz
+    )
+    return samples.numpy(), np.round(spans * (rate_hz / batch.sample_rate_hz)).astype(np.int64)
+
+
+class SoundHearing:
+    """What is heard, by a sound classifier of a published family; scores calibrated as the bundle says."""
+
+    modality = "audio"
+
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
+        self.net = load_part(spec, bundle.directory).to(device)
+        self.space = spec.labels
+        self.names = {spec.labels: _class_names(bundle, spec, self.net.names)}
+        self.evidence_names = self.names[spec.labels]
+        self.sample_rate_hz: int = self.net.sample_rate_hz
+        self.calibration = bundle.spaces[spec.labels]
+        self.chunk = 4 if device.type == "cpu" else 64
+
+    @torch.inference_mode()
+    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+        """Scores of the sound that each clip has; zero where it has none."""
+        rows = []
+        for batch in batches:
+            scores = torch.zeros(len(batch), len(self.evidence_names))
+            samples, spans = sound_at(batch, self.sample_rate_hz)
+            for at in _chunks_of(torch.from_numpy(batch.has_audio), self.chunk):
+                logits = self.net([samples[i, spans[i, 0] : spans[i, 1]] for i in at.tolist()])
+                logits = logits.float().cpu() * self.calibration.slope + self.calibration.offset
+                scores[at] = torch.sigmoid(logits)
+            rows.append(scores)
+        scores = torch.cat(rows)
+        return Sensed({self.space: scores}, scores)
+
+
+class PairHearing:
+    """What is heard, by an encoder that shares a space with text; scores any vocabulary."""
+
+    modality = "audio"
+
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
+        self.net = load_part(spec, bundle.directory).to(device)
+        self.dim: int = self.net.dim
+        self.space = spec.labels
+        self.names = {spec.labels: _class_names(bundle, spec, None)}
+        self.evidence_names = self.names[spec.labels]
+        self.sample_rate_hz: int = self.net.sample_rate_hz
+        self.chunk = 4 if device.type == "cpu" else 64
+        self.texts = embed_names(self.net, self.evidence_names)
+        self.nothing = embed_names(self.net, self.net.nothing, prompt="{}")
+
+    @torch.inference_mode()
+    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+        """Every name of the vocabulary against each clip's sound."""
+        found, places, first = [], [], 0
+        for batch in batches:
+            samples, spans = sound_at(batch, self.sample_rate_hz)
+            for at in _chunks_of(torch.from_numpy(batch.has_audio), self.chunk):
+                found.append(
+                    self.net.embed([samples[i, spans[i, 0] : spans[i, 1]] for i in at.tolist()])
+                )
+                places.append(at + first)
+            first += len(batch)
+        return _paired(self, found, places, first)
+
+
+class PatchHearing:
     """What is heard, by YAMNet; scores are calibrated as the bundle says."""
 
     modality = "audio"
@@ -148,10 +353,11 @@ class Hearing:
     def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
         self.device = device
         self.space = spec.labels
-        classes = _class_names(bundle, spec)
+        classes = _class_names(bundle, spec, None)
         self.names = {spec.labels: classes}
         self.evidence_names = classes
         net = YamNet(len(classes))
+        assert spec.weights is not None  # the bundle's files were checked
         load_strictly(net, read_yamnet(spec.weights, bundle.directory), bundle.name)
         self.net = net.to(device)
         self.sample_rate_hz = net.sample_rate_hz
@@ -165,11 +371,11 @@ class Hearing:
         rows = []
         for batch in batches:
             scores = torch.zeros(len(batch), len(self.evidence_names))
-            heard = torch.from_numpy(batch.has_audio)
-            for at in _chunks_of(heard, self.chunk):
-                samples = torch.from_numpy(batch.samples[at.numpy()]).to(self.device)
-                logits = self.net(samples)[0].float().cpu()  # (n, P, C)
-                valid = self.valid_patches(torch.from_numpy(batch.audio_valid[at.numpy()]), logits)
+            samples, spans = sound_at(batch, self.sample_rate_hz)
+            for at in _chunks_of(torch.from_numpy(batch.has_audio), self.chunk):
+                heard = torch.from_numpy(samples[at.numpy()]).to(self.device)
+                logits = self.net(heard)[0].float().cpu()  # (n, P, C)
+                valid = self.valid_patches(torch.from_numpy(spans[at.numpy()]), logits)
                 scores[at] = torch.sigmoid(self.slope * loudest(logits, valid) + self.offset)
             rows.append(scores)
         scores = torch.cat(rows)
@@ -204,10 +410,14 @@ def loudest(logits: Tensor, valid: Tensor) -> Tensor:
     return logits.masked_fill(~valid[..., None], float("-inf")).amax(1)
 
 
-def _class_names(bundle: BundleSpec, spec: EncoderSpec) -> tuple[str, ...]:
+def _class_names(
+    bundle: BundleSpec, spec: EncoderSpec, told: tuple[str, ...] | None
+) -> tuple[str, ...]:
+    """Names of a vocabulary: of the bundle's file, else as the checkpoint tells, else as libraries know."""
     if spec.label_file is not None:
-        return read_labels(spec.label_file, bundle.directory)
-    names = label_space(spec.labels)
+        names = read_labels(spec.label_file, bundle.directory)
+    else:
+        names = told or label_space(spec.labels)
     if not names:
         raise BundleError(f"bundle {bundle.name}: label space {spec.labels!r} is empty")
     return names

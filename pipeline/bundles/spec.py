@@ -5,13 +5,20 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import math
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from pipeline.config import CONFIG_DIR, Config
 
 _SHIPPED = Path(__file__).resolve().parent
+_CONFIGS = CONFIG_DIR / "bundles"
+_SPEECH_RATE_HZ = 16_000
+SUMS = "sums.json"  # sums of files whose publisher names none, as they were when they were fetched
 
 
 class BundleError(Exception):
@@ -26,9 +33,18 @@ class WeightFile(_Part):
     """A file that must be there, byte for byte."""
 
     file: str  # path below the package, or below the bundle's directory
-    sha256: str
+    sha256: str | None = None  # 64 hex digits, or its first 8 where that is all the publisher says;
+    # None: the sum that `models fetch` found is recorded beside the file and holds from then on
     package: str | None = None  # import name of the installed package that carries it
     install: str | None = None  # what to install where it is absent
+    url: str | None = None  # where it is published; hf://owner/name@revision/file for a hub's
+
+    @field_validator("file")
+    @classmethod
+    def _stays_below(cls, file: str) -> str:
+        if ".." in Path(file).parts:
+            raise ValueError(f"{file!r} leads out of the bundle's directory")
+        return file
 
     def path(self, bundle_dir: Path) -> Path:
         """Where it lies.
@@ -47,8 +63,34 @@ class WeightFile(_Part):
                 )
             found = Path(next(iter(module.submodule_search_locations))) / self.file
         if not found.is_file():
-            raise BundleError(f"{found}: no such weight file")
+            where = f"; reeltable models fetch {bundle_dir.name} brings it" if self.url else ""
+            raise BundleError(f"{found}: no such weight file{where}")
         return found
+
+
+class Checkpoint(_Part):
+    """A directory as a model hub keeps it: config, preprocessing, tokenizer, weights."""
+
+    folder: str  # below the bundle's directory, or anywhere where the path is absolute
+    package: str | None = None  # import name of the installed package that carries the folder
+    install: str | None = None
+    repo: str | None = None  # owner/name on the hub
+    revision: str = "main"
+    files: dict[str, str | None]  # name → sha256, None as in `WeightFile`
+
+    def weight_files(self) -> list[WeightFile]:
+        """Its files, each with its place and where it is published."""
+        hub = f"hf://{self.repo}@{self.revision}/" if self.repo else None
+        return [
+            WeightFile(
+                file=f"{self.folder}/{name}",
+                sha256=sha256,
+                package=self.package,
+                install=self.install,
+                url=hub + name if hub else None,
+            )
+            for name, sha256 in self.files.items()
+        ]
 
 
 class TextEncoderSpec(_Part):
@@ -63,17 +105,33 @@ class TextEncoderSpec(_Part):
     source: str
 
 
-class EncoderSpec(_Part):
-    """An encoder of pictures, clips or sound, and the vocabulary of its classifier."""
+class PartSpec(_Part):
+    """One model of a bundle: its family, its files, and what the family may be told."""
 
-    kind: Literal["efficientnet_lite0", "x3d", "yamnet"]
-    weights: WeightFile
+    kind: str  # a name of `pipeline.bundles.families.FAMILIES`
+    weights: WeightFile | None = None  # a family whose checkpoint is one file
+    checkpoint: Checkpoint | None = None  # a family whose checkpoint is a folder
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    licence: str
+    source: str
+
+    def weight_files(self) -> list[WeightFile]:
+        files = [self.weights] if self.weights else []
+        return files + (self.checkpoint.weight_files() if self.checkpoint else [])
+
+
+class EncoderSpec(PartSpec):
+    """An encoder of pictures, clips or sound, and the vocabulary of its classifier.
+
+    An encoder that shares a space with text scores any vocabulary: `labels` names the one it is given.
+    """
+
     labels: str  # name of the label space
     label_file: WeightFile | None = None  # where the space is not one the libraries know
     sample_rate_hz: int = 16_000  # of the sound an audio encoder takes
-    options: dict[str, str | int] = Field(default_factory=dict)
-    licence: str
-    source: str
+
+    def weight_files(self) -> list[WeightFile]:
+        return super().weight_files() + ([self.label_file] if self.label_file else [])
 
 
 class TemporalSpec(_Part):
@@ -94,6 +152,15 @@ class SpaceSpec(_Part):
     # For vocabularies scored by text: the softmax over cosines, and where "none of these" stands in it.
     temperature: float = 0.05
     none_cosine: float = 0.42
+    # What its names are in a sentence; a space of things is said to be in view, one of actions to be done.
+    role: Literal["things", "actions", "sounds"] = "things"
+
+
+class PicturesSpec(_Part):
+    """What the encoders ask of decoding; a config that asks for more gets more."""
+
+    rate_hz: float = Field(2.0, gt=0, le=60)  # pictures a second
+    short_side_px: int = Field(256, ge=16, le=2160)
 
 
 class FusionSpec(_Part):
@@ -108,9 +175,13 @@ class BundleSpec(_Part):
     version: int
     summary: str
     needs_network: bool
-    text: TextEncoderSpec
+    text: TextEncoderSpec | None = None  # None: fused in the encoders' own spaces with text
     video: EncoderSpec | None = None
     audio: EncoderSpec | None = None
+    captions: PartSpec | None = None  # None: a sentence made of the evidence
+    speech: PartSpec | None = None
+    embedding_dim: int | None = None  # where there is no text: the encoders' own spaces side by side
+    pictures: PicturesSpec = PicturesSpec()
     temporal: TemporalSpec | None = None
     fusion: FusionSpec
     spaces: dict[str, SpaceSpec]
@@ -119,30 +190,127 @@ class BundleSpec(_Part):
     measured: dict[str, str]
     directory: Path = Field(exclude=True)
 
+    @model_validator(mode="after")
+    def _has_what_it_fuses(self) -> Self:
+        if self.text is None and not ((self.video or self.audio) and self.embedding_dim):
+            raise ValueError(
+                "expected text, or encoders that share a space with text and embedding_dim, the sum of theirs"
+            )
+        return self
+
+    def parts(self) -> list[PartSpec]:
+        """Everything that has a family."""
+        return [p for p in (self.video, self.audio, self.captions, self.speech) if p is not None]
+
+    def weight_files(self) -> list[WeightFile]:
+        """Every file that the bundle needs."""
+        text = self.text
+        files = [text.weights, text.config, text.tokenizer] if text else []
+        files += [file for part in self.parts() for file in part.weight_files()]
+        return files + ([self.temporal.weights] if self.temporal else [])
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Of the sound that is decoded: the most that a part asks for; each part takes its own from it."""
+        return max(self.audio.sample_rate_hz if self.audio else 0, _SPEECH_RATE_HZ)
+
+    @property
+    def dim(self) -> int:
+        """How long the embeddings are."""
+        return self.text.dim if self.text else self.embedding_dim or 0
+
+    @property
+    def calls_out(self) -> bool:
+        """Whether a run asks another machine."""
+        return any(part.kind == "endpoint" for part in self.parts())
+
+    def role(self, space: str) -> str:
+        """What names of a space are in a sentence."""
+        return "actions" if space == "actions" else self.spaces[space].role
+
+    def text_file(self, name: str) -> Path:
+        """A file of words that belongs to the bundle: beside its weights, or shipped."""
+        for directory in (self.directory, _SHIPPED / "embedded"):
+            if (directory / name).is_file():
+                return directory / name
+        raise BundleError(f"{self.directory / name}: no such file, named by bundle {self.name}")
+
+    def fitted(self, config: Config) -> Config:
+        """`config` with as many and as large pictures as the bundle's encoders look at."""
+        clips, need = config.clips, self.pictures
+        n_frames = max(clips.frames_per_clip, math.ceil(need.rate_hz * clips.length_s - 1e-6))
+        side_px = max(clips.short_side_px, need.short_side_px)
+        if (n_frames, side_px) == (clips.frames_per_clip, clips.short_side_px):
+            return config
+        more = {"frames_per_clip": n_frames, "short_side_px": side_px}
+        return config.model_copy(update={"clips": clips.model_copy(update=more)})
+
+    @property
+    def is_here(self) -> bool:
+        """Whether every file is where a run looks for it."""
+        try:
+            self.check_files()
+        except BundleError:
+            return False
+        return True
+
     def check_files(self) -> None:
         """Raise BundleError unless every weight file is there: before a cluster is begun, not after."""
-        parts = [self.text.weights, self.text.config, self.text.tokenizer]
-        for encoder in (self.video, self.audio):
-            if encoder is not None:
-                parts += [f for f in (encoder.weights, encoder.label_file) if f is not None]
-        if self.temporal is not None:
-            parts.append(self.temporal.weights)
-        for part in parts:
-            part.path(self.directory)
+        for file in self.weight_files():
+            file.path(self.directory)
 
     def digest(self) -> str:
-        """16 hex digits of all that the bundle is; weights enter by their sums."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
+        """16 hex digits of all that its results depend on; weights enter by their sums."""
+        prose = {"summary", "measured", "needs_network"}
+        values = _without(self.model_dump(mode="json", exclude=prose))
+        sums = [file.sha256 or recorded_sum(file, self.directory) for file in self.weight_files()]
+        text = json.dumps([values, sums], sort_keys=True)
         state = hashlib.blake2b(text.encode(), digest_size=8)
         for name in (self.objects_file, self.sounds_file):
             if name:
-                state.update((self.directory / name).read_bytes())
+                state.update(self.text_file(name).read_bytes())
         return state.hexdigest()
+
+
+# What only people read, and where files lie: what they hold counts by its sum.
+_APART = {"licence", "source", "url", "folder", "file", "package", "install", "repo", "revision"}
+
+
+def _without(value: Any) -> Any:
+    """Nested `value` less the keys that change no result."""
+    if isinstance(value, dict):
+        return {k: _without(v) for k, v in value.items() if k not in _APART}
+    return [_without(v) for v in value] if isinstance(value, list) else value
+
+
+def recorded_sum(file: WeightFile, bundle_dir: Path) -> str | None:
+    """The sum that `models fetch` recorded beside the files of a bundle."""
+    try:
+        sums = json.loads((bundle_dir / SUMS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    found = sums.get(file.file) if isinstance(sums, dict) else None
+    return found if isinstance(found, str) else None
+
+
+def golden_file(spec: BundleSpec) -> Path:
+    """Where a bundle's answer to the fixed input is kept: beside its `bundle.yaml`."""
+    shipped = _CONFIGS / f"{spec.name}.yaml"
+    of_config = shipped.is_file() and spec.directory == models_home() / spec.name
+    return _CONFIGS / f"{spec.name}.golden.json" if of_config else spec.directory / "golden.json"
+
+
+def models_home() -> Path:
+    """Where fetched weights are kept: REELTABLE_MODELS, or the user's cache."""
+    given = os.environ.get("REELTABLE_MODELS")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(given) if given else cache / "reeltable" / "models"
 
 
 def bundle_names() -> list[str]:
     """The bundles that ship with the package."""
-    return sorted(path.parent.name for path in _SHIPPED.glob("*/bundle.yaml"))
+    here = [path.parent.name for path in _SHIPPED.glob("*/bundle.yaml")]
+    return sorted(here + [path.stem for path in _CONFIGS.glob("*.yaml")])
 
 
 def find_bundle(name: str) -> BundleSpec:
@@ -153,15 +321,16 @@ def find_bundle(name: str) -> BundleSpec:
     """
     for directory in (_SHIPPED / name, Path(name)):
         if (directory / "bundle.yaml").is_file():
-            return _read(directory)
+            return _read(directory / "bundle.yaml", directory)
+    if (_CONFIGS / f"{name}.yaml").is_file():
+        return _read(_CONFIGS / f"{name}.yaml", models_home() / name)
     raise BundleError(
         f"bundle {name!r} is unknown; expected a directory with bundle.yaml or one of: "
         + ", ".join(bundle_names())
     )
 
 
-def _read(directory: Path) -> BundleSpec:
-    file = directory / "bundle.yaml"
+def _read(file: Path, directory: Path) -> BundleSpec:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
         return BundleSpec.model_validate({**values, "directory": directory})

@@ -4,38 +4,67 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 import zipfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from pipeline.bundles.spec import BundleError, WeightFile
+from pipeline.bundles.spec import BundleError, Checkpoint, WeightFile, recorded_sum
 
 _ONNX_FLOAT = 1
 _CONVS_OF_YAMNET = 27
 
 
-def checked_bytes(weights: WeightFile, bundle_dir: Path) -> bytes:
-    """The file's content.
+def sha256_of(path: Path) -> str:
+    """The sum of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checked_path(weights: WeightFile, bundle_dir: Path) -> Path:
+    """Where the file lies, its content being what the bundle names.
 
     Raises:
-        BundleError: it is absent, or its sum is not the one that the bundle names.
+        BundleError: it is absent, its sum is another, or no sum is known.
     """
     path = weights.path(bundle_dir)
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != weights.sha256:
-        raise BundleError(f"{path}: sha256 is {found}, expected {weights.sha256}")
-    return content
+    expected = weights.sha256 or recorded_sum(weights, bundle_dir)
+    if expected is None:
+        raise BundleError(
+            f"{path}: no sum is known for it; reeltable models fetch {bundle_dir.name} records it"
+        )
+    found = sha256_of(path)
+    if len(expected) < 8 or not found.startswith(expected):
+        raise BundleError(f"{path}: sha256 is {found}, expected {expected}")
+    return path
+
+
+def checked_bytes(weights: WeightFile, bundle_dir: Path) -> bytes:
+    """The file's content; raises as `checked_path`."""
+    return checked_path(weights, bundle_dir).read_bytes()
+
+
+def checked_folder(checkpoint: Checkpoint, bundle_dir: Path) -> Path:
+    """A checkpoint's folder, every file in it being what the bundle names; raises as `checked_path`."""
+    paths = [checked_path(file, bundle_dir) for file in checkpoint.weight_files()]
+    depth = next(iter(checkpoint.files)).count("/") + 1
+    return paths[0].parents[depth - 1]
 
 
 def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> nn.Module:
-    """Give `module` its weights; anything missing, unexpected or misshaped is listed in one error."""
+    """Give `module` its weights; anything missing, unexpected or misshaped is listed in one error.
+
+    Old files lack the norms' counts of training batches, which no result depends on.
+    """
     expected = module.state_dict()
-    problems = [f"missing {k}" for k in expected.keys() - tensors.keys()]
+    absent = expected.keys() - tensors.keys()
+    counts = {k for k in absent if k.endswith(".num_batches_tracked")}
+    problems = [f"missing {k}" for k in absent - counts]
     problems += [f"unexpected {k}" for k in tensors.keys() - expected.keys()]
     problems += [
         f"{k} has shape {tuple(tensors[k].shape)}, expected {tuple(expected[k].shape)}"
@@ -44,18 +73,38 @@ def load_strictly(module: nn.Module, tensors: dict[str, Tensor], where: str) -> 
     ]
     if problems:
         raise BundleError(f"{where}: weights do not fit: " + "; ".join(sorted(problems)))
-    module.load_state_dict(tensors, strict=True)
+    module.load_state_dict(tensors | {k: expected[k] for k in counts}, strict=True)
     return module.eval().requires_grad_(False)
 
 
-def read_tensors(weights: WeightFile, bundle_dir: Path) -> dict[str, Tensor]:
-    """Tensors of a `.safetensors` file, or of a `.pth` whose pickle holds tensors alone."""
-    content = checked_bytes(weights, bundle_dir)
-    if weights.file.endswith(".safetensors"):
-        from safetensors.torch import load
+def read_tensors(weights: WeightFile, bundle_dir: Path, inside: str | None = None) -> dict[str, Tensor]:
+    """Tensors of a `.safetensors` file, or of a pickle that holds tensors alone.
 
-        return load(content)
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    Args:
+        inside: key under which a training job's checkpoint keeps the model, such as `model_state`.
+
+    Raises:
+        BundleError: absent, altered, truncated, or a pickle with code in it.
+    """
+    path = checked_path(weights, bundle_dir)
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as e:
+        why = str(e).split("\n", maxsplit=1)[0].removesuffix(".")
+        raise BundleError(f"{path}: not a pickle of tensors alone, so it is not opened: {why}") from e
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, SafetensorError) as e:
+        raise BundleError(f"{path}: damaged: {type(e).__name__}: {e}") from e
+    if inside is not None:
+        if not isinstance(held, dict) or inside not in held:
+            raise BundleError(f"{path}: expected a dict with {inside!r}, as the model zoo saves it")
+        held = held[inside]
+    if not isinstance(held, dict) or not all(isinstance(t, Tensor) for t in held.values()):
+        raise BundleError(f"{path}: expected tensors by name")
+    return dict(held)
 
 
 def read_yamnet(weights: WeightFile, bundle_dir: Path) -> dict[str, Tensor]:

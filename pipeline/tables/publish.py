@@ -130,7 +130,10 @@ def rederive(
         _merge(store, "failures", date, gone, new_failures.get(date, FAILURES.empty_table()))
         _merge(store, "segments", date, gone, segments.get(date, SEGMENTS.empty_table()))
     _agree_on_columns(store)
-    if not any(record.files for record in ledger.records):
+    if any(record.files for record in ledger.records):
+        for name in store.names(CLIPS, PLACEHOLDER):
+            store.remove(name)
+    else:
         # A reader of an output in which nothing could be read finds an empty table, not an error.
         store.write_table(f"{CLIPS}/dt={dt}/{PLACEHOLDER}", clips_schema().empty_table())
 

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from pipeline.tables.ledger import Ledger, read_ledger
-from pipeline.tables.schema import FAILURES, SEGMENTS, VIDEOS, clips_schema
-from pipeline.tables.store import Store, TableError
+from pipeline.tables.schema import EMBEDDING_DIM, FAILURES, SEGMENTS, VIDEOS, clips_schema
+from pipeline.tables.store import MissingError, Store, TableError
 
 TABLES = ("clips", "videos", "segments", "failures")
 As = Literal["pandas", "arrow", "polars", "duckdb"]
@@ -78,6 +78,9 @@ def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
             _check_is_question(connection, directory, sql)
             _define_views(connection, store, all_results)
             return connection.sql(sql).to_arrow_table()
+        except MissingError:
+            if attempt == _TRIES - 1:
+                raise
         except duckdb.Error as e:
             has_moved = any(sign in str(e) for sign in _MOVED)
             if not has_moved or attempt == _TRIES - 1:
@@ -107,7 +110,9 @@ def _define_views(connection: Any, store: Store, all_results: bool) -> None:
     current = [e for e in ledger.units.values() if all_results or ledger.is_newest(e)]
     rows = {"unit_id": [e.unit_id for e in current], "run_id": [e.run_id for e in current]}
     connection.register("_current", pa.table(rows, schema=_CURRENT))
-    clips = _scan(connection, store, _clip_files(ledger), "clips", clips_schema())
+    files = _clip_files(ledger)
+    schema = clips_schema(embedding_dim(store, ledger) or EMBEDDING_DIM)
+    clips = _scan(connection, store, files, "clips", schema)
     connection.execute(
         f"create view clips as select * from {clips} semi join _current using (unit_id, run_id)"
     )
@@ -117,6 +122,12 @@ def _define_views(connection: Any, store: Store, all_results: bool) -> None:
 
 
 _CURRENT = pa.schema([("unit_id", pa.string()), ("run_id", pa.string())])
+
+
+def embedding_dim(store: Store, ledger: Ledger) -> int | None:
+    """How long an output's embeddings are; None where it has no clip yet."""
+    files = _clip_files(ledger)
+    return store.read_schema(files[0]).field("embedding").type.list_size if files else None
 
 
 def _clip_files(ledger: Ledger) -> list[str]:

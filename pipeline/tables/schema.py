@@ -15,6 +15,15 @@ LABEL = pa.struct(
     ]
 )
 
+WORD = pa.struct(
+    [
+        ("word", pa.string()),
+        ("start_s", pa.float64()),
+        ("end_s", pa.float64()),
+        ("score", pa.float32()),
+    ]
+)
+
 SPAN = pa.struct([("start_s", pa.float64()), ("end_s", pa.float64())])
 
 
@@ -47,7 +56,9 @@ def clips_schema(embedding_dim: int = EMBEDDING_DIM) -> pa.Schema:
             ("top_score", pa.float32()),
             ("caption", pa.string()),
             ("caption_score", pa.float32()),
-            ("transcript", pa.string()),
+            ("caption_problem", pa.string()),  # why there is no caption
+            ("transcript", pa.string()),  # null: nobody listened, or no sound; empty: nobody spoke
+            ("words", pa.list_(WORD)),
             ("embedding", pa.list_(pa.float32(), embedding_dim)),
             ("video_weight", pa.float32()),
             ("audio_weight", pa.float32()),

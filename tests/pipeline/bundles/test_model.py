@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from pytorchvideo.models import hub
 from safetensors.torch import save_file
 
 from pipeline.bundles.model import Model
 from pipeline.bundles.senses import best_share, loudest
 from pipeline.bundles.spec import BundleError, find_bundle
 from pipeline.config import load_config
-from pipeline.encoders.cnn3d import X3D
 from pipeline.encoders.temporal import TemporalTransformer
 from pipeline.records import Label
 from tests.batches import make_batch
@@ -84,28 +84,28 @@ def test_a_sound_counts_by_its_loudest_valid_patch():
 
 @pytest.fixture
 def x3d_bundle(tmp_path):
-    """A bundle that names the 3D CNN and the temporal transformer, with weights made for this test."""
+    """A bundle that names a 3D CNN and the temporal transformer, with weights made for this test."""
     spec = yaml.safe_load((find_bundle("embedded").directory / "bundle.yaml").read_text())
     torch.manual_seed(0)
-    parts = {"x3d.safetensors": X3D("xs", 5), "temporal.safetensors": TemporalTransformer(384)}
     (tmp_path / "labels.txt").write_text("walk\nrun\nfall\nsit\nstand\n")
-    sums = {}
-    for name, module in parts.items():
-        save_file({k: v.contiguous() for k, v in module.state_dict().items()}, tmp_path / name)
-    for path in tmp_path.iterdir():
-        sums[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    temporal = TemporalTransformer(384).state_dict()
+    save_file({k: v.contiguous() for k, v in temporal.items()}, tmp_path / "temporal.safetensors")
+    net = hub.x3d_xs(pretrained=False, model_num_class=5)
+    torch.save({"model_state": net.state_dict()}, tmp_path / "X3D_XS.pyth")
+    sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.iterdir()}
     spec |= {
         "name": "motion",
         "objects_file": None,
         "sounds_file": None,
         "audio": None,
+        "pictures": {"rate_hz": 2.5, "short_side_px": 182},
         "video": {
-            "kind": "x3d",
+            "kind": "pytorchvideo",
             "labels": "motion",
-            "options": {"size": "xs"},
+            "options": {"model": "x3d_xs", "classes": 5},
             "licence": "Apache-2.0",
             "source": "a test",
-            "weights": {"file": "x3d.safetensors", "sha256": sums["x3d.safetensors"]},
+            "weights": {"file": "X3D_XS.pyth", "sha256": sums["X3D_XS.pyth"]},
             "label_file": {"file": "labels.txt", "sha256": sums["labels.txt"]},
         },
         "temporal": {
@@ -117,7 +117,7 @@ def x3d_bundle(tmp_path):
     return tmp_path
 
 
-def test_a_bundle_can_name_the_3d_cnn_and_the_temporal_transformer(x3d_bundle):
+def test_a_bundle_can_name_a_3d_cnn_and_the_temporal_transformer(x3d_bundle):
     model = Model(find_bundle(str(x3d_bundle)), load_config())
     results = model.understand([make_batch(2), make_batch(1, seed=3)])
     assert [len(r) for r in results] == [2, 1]
@@ -128,9 +128,27 @@ def test_a_bundle_can_name_the_3d_cnn_and_the_temporal_transformer(x3d_bundle):
             assert {x.label for x in own} <= {"walk", "run", "fall", "sit", "stand"}
 
 
+def test_a_bundle_asks_for_the_pictures_that_its_encoders_look_at(x3d_bundle):
+    spec = find_bundle(str(x3d_bundle))
+    fitted = spec.fitted(load_config())
+    assert fitted.clips.frames_per_clip == 10  # 2.5 a second for 4 s
+    assert spec.fitted(fitted) == fitted
+    more = load_config(overrides=["clips.frames_per_clip=40"])
+    assert spec.fitted(more).clips.frames_per_clip == 40
+
+
 def test_no_weights_no_model(x3d_bundle):
-    (x3d_bundle / "x3d.safetensors").unlink()
-    with pytest.raises(BundleError, match=r"x3d.safetensors: no such weight file"):
+    (x3d_bundle / "X3D_XS.pyth").unlink()
+    with pytest.raises(BundleError, match=r"X3D_XS.pyth: no such weight file"):
+        Model(find_bundle(str(x3d_bundle)), load_config())
+
+
+def test_an_unknown_option_names_the_known_ones(x3d_bundle):
+    text = (
+        (x3d_bundle / "bundle.yaml").read_text().replace("model: x3d_xs", "model: x3d_xs\n    speed: 2")
+    )
+    (x3d_bundle / "bundle.yaml").write_text(text)
+    with pytest.raises(BundleError, match=r"unknown option 'speed'; it has: .*spatial_crops"):
         Model(find_bundle(str(x3d_bundle)), load_config())
 
 

@@ -7,49 +7,8 @@ import pytest
 import torch
 
 from pipeline.encoders.audio import LogMelPatches, YamNet
-from pipeline.encoders.cnn3d import X3D, X3D_SIZES
 from pipeline.encoders.frames import EfficientNetLite0, square_crops
 from pipeline.encoders.temporal import TemporalTransformer
-
-
-@pytest.fixture(scope="module")
-def x3d():
-    torch.manual_seed(0)
-    return X3D("xs", num_classes=7).eval()
-
-
-def test_x3d_takes_frames_of_any_count_and_gives_logits(x3d):
-    frames = torch.randint(0, 255, (2, 9, 160, 160, 3), dtype=torch.uint8)
-    with torch.inference_mode():
-        logits = x3d(frames)
-        assert logits.shape == (2, 7)
-        assert x3d.features(frames).shape == (2, X3D.feature_dim)
-    assert not torch.allclose(logits.sum(1), torch.ones(2))  # not a softmax
-
-
-def test_x3d_says_the_same_whatever_the_memory_format(x3d):
-    frames = torch.randint(0, 255, (1, 4, 160, 160, 3), dtype=torch.uint8)
-    with torch.inference_mode():
-        fast = x3d(frames)
-        plain = x3d.to(memory_format=torch.contiguous_format)(frames)
-        x3d.to(memory_format=torch.channels_last_3d)
-    torch.testing.assert_close(fast, plain, atol=1e-4, rtol=1e-3)
-
-
-def test_x3d_is_the_published_network_with_logits_at_its_end(x3d):
-    """The same input through pytorchvideo's own forward, which ends in the pooled logits."""
-    frames = torch.randint(0, 255, (1, 4, 160, 160, 3), dtype=torch.uint8)
-    video = ((frames.permute(0, 4, 1, 2, 3).float() / 255) - 0.45) / 0.225
-    with torch.inference_mode():
-        torch.testing.assert_close(x3d(frames), x3d.net(video), atol=1e-4, rtol=1e-3)
-
-
-def test_x3d_refuses_what_it_cannot_take(x3d):
-    assert X3D_SIZES["s"].n_frames == 13
-    with pytest.raises(ValueError, match="size 'huge' is unknown"):
-        X3D("huge")
-    with pytest.raises(ValueError, match="expected uint8 frames"):
-        x3d(torch.zeros(1, 3, 4, 160, 160))
 
 
 def test_the_temporal_transformer_sees_time_differences_only():

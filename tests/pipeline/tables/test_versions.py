@@ -62,5 +62,7 @@ def test_a_newer_output_is_refused(tmp_path):
     record = commit_video(store, "a")
     newer = record.to_json() | {"version": FORMAT_VERSION + 1}
     (tmp_path / "out" / COMMITS / f"{record.name}.json").write_text(json.dumps(newer))
-    with pytest.raises(TableError, match=rf"{record.name}.*newer reeltable \(format 3\)"):
+    with pytest.raises(
+        TableError, match=rf"{record.name}.*newer reeltable \(format {FORMAT_VERSION + 1}\)"
+    ):
         read_ledger(store)

@@ -1,0 +1,131 @@
+"""What the families have in common: when a clip is looked at, and what an adapter answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from pipeline.records import ClipBatch, Word
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """The pictures that a network was trained to see at once."""
+
+    n_frames: int
+    rate_hz: float  # pictures a second; 0: spread over the clip, however long it is
+    side_px: int  # pictures are best given with a short side of this
+
+    @property
+    def window_s(self) -> float:
+        """Time that one look takes in; 0: all of the clip."""
+        return self.n_frames / self.rate_hz if self.rate_hz else 0.0
+
+    def views(self, length_s: float) -> int:
+        """Looks that it takes to see all of a clip."""
+        return max(1, math.ceil(length_s / self.window_s - 1e-6)) if self.rate_hz else 1
+
+
+def frame_places(sampling: Sampling, n_given: int, length_s: float, n_views: int) -> Tensor:
+    """Which of a clip's evenly spread pictures each look takes, (views, n_frames) int64.
+
+    A look goes at the network's own rate and begins on a given picture; looks are spread from one end of the
+    clip to the other, a single one lies in the middle. A network whose window is longer than the clip looks at
+    all of it, faster than it was trained to.
+    """
+    spacing_s = length_s / n_given
+    window_s = min(sampling.window_s or length_s, length_s)
+    step = window_s / sampling.n_frames / spacing_s  # in given pictures
+    free = max(0.0, n_given - window_s / spacing_s)
+    starts = [free / 2] if n_views == 1 else [free * v / (n_views - 1) for v in range(n_views)]
+    places = [[int(s + (j + 0.5) * step) for j in range(sampling.n_frames)] for s in map(round, starts)]
+    return torch.tensor(places).clamp(max=n_given - 1)
+
+
+def shown(batch: ClipBatch) -> npt.NDArray[np.int64]:
+    """For each place of a clip the last valid picture up to it, else the first one: (N, T)."""
+    n_places = batch.frame_valid.shape[1]
+    at = np.where(batch.frame_valid, np.arange(n_places), -1)
+    last = np.maximum.accumulate(at, axis=1)
+    first = np.where(batch.frame_valid.any(1), batch.frame_valid.argmax(1), 0)
+    return np.where(last >= 0, last, first[:, None])
+
+
+def square_views(frames: Tensor, n_crops: int) -> Tensor:
+    """Squares of full height along the long side, (B, n_crops, T, S, S, 3); one crop leaves all as it is."""
+    if n_crops == 1:
+        return frames[:, None]
+    height, width = frames.shape[2:4]
+    side = min(height, width)
+    free = max(height, width) - side
+    cuts = []
+    for i in range(n_crops):
+        at = round(i * free / (n_crops - 1))
+        y, x = (at, 0) if height > width else (0, at)
+        cuts.append(frames[:, :, y : y + side, x : x + side])
+    return torch.stack(cuts, dim=1)
+
+
+class VideoNet(nn.Module):
+    """A clip classifier: the library's network behind its own preprocessing."""
+
+    OPTIONS: tuple[str, ...] = ("temporal_views", "spatial_crops")
+    sampling: Sampling
+    names: tuple[str, ...] | None = None  # of the classes, where the checkpoint says them
+    gives_probabilities = False  # the library's forward ends in a softmax already
+
+    def prepare(self, frames: Tensor) -> Tensor | list[Tensor]:
+        """uint8 (B, n_frames, H, W, 3) → the network's input."""
+        raise NotImplementedError
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """What the library's own forward gives, (B, C), of uint8 frames (B, n_frames, H, W, 3)."""
+        raise NotImplementedError
+
+    def scores(self, frames: Tensor) -> Tensor:
+        """Class probabilities, (B, C) float32."""
+        out = self(frames).float()
+        return out if self.gives_probabilities else out.softmax(-1)
+
+
+class SoundNet(Protocol):
+    """A classifier of whole clips of sound."""
+
+    sample_rate_hz: int
+    names: tuple[str, ...] | None
+
+    def scores(self, samples: list[npt.NDArray[np.float32]]) -> Tensor:
+        """Independent class probabilities, (B, C), of mono sound of any lengths."""
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A sentence on a clip, or why there is none."""
+
+    text: str | None
+    score: float | None = None  # mean probability of its words; None where the model tells none
+    problem: str | None = None
+
+
+class Captioner(Protocol):
+    """Says one sentence on each clip."""
+
+    sampling: Sampling
+
+    def caption(self, clips: list[npt.NDArray[np.uint8]]) -> list[Caption]:
+        """Sentences in the order of the clips, each uint8 (T, H, W, 3)."""
+
+
+class Transcriber(Protocol):
+    """Writes down what is said."""
+
+    sample_rate_hz: int
+
+    def transcribe(self, samples: npt.NDArray[np.float32]) -> list[Word]:
+        """Words, in order, of mono sound of any length."""

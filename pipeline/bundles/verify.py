@@ -1,0 +1,126 @@
+"""Whether a bundle is what it was: every weight loaded strictly, and a fixed input answered as before."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.bundles.model import Model
+from pipeline.bundles.spec import BundleError, BundleSpec, golden_file
+from pipeline.config import Config, LabelConfig
+from pipeline.records import ClipBatch, ClipResult
+
+_KEPT_LABELS = 12
+_CLIP_S = 4.0
+_SIZE_PX = (256, 340)
+_TOLERANCE = 2e-3  # of scores and of each number of an embedding: other CPUs round otherwise
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What verifying a bundle found."""
+
+    bundle: str
+    digest: str
+    golden: str  # equal, or none stored
+
+
+def verify(spec: BundleSpec, *, record: bool = False, device: str = "cpu") -> Verified:
+    """Load everything strictly and run the fixed input; an endpoint is not asked.
+
+    Args:
+        record: keep what comes out as what is expected from now on.
+
+    Raises:
+        BundleError: a file is absent, altered or does not fit, or the answer is another than the stored one.
+    """
+    asked = spec.model_copy(update={"captions": None}) if spec.calls_out else spec
+    everything = LabelConfig(min_score=dict.fromkeys(spec.spaces, 0.0), max_per_space=100)
+    config = asked.fitted(Config(bundle=spec.name, labels=everything))
+    model = Model(asked, config, device)
+    (results,) = model.understand([fixed_input(config.clips.frames_per_clip, model.sample_rate_hz)])
+    found: dict[str, Any] = {"bundle": spec.name, "clips": [_told(result, model) for result in results]}
+    path = golden_file(spec)
+    if record:
+        kept = {**found, "clips": [_best(clip) for clip in found["clips"]]}
+        path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Verified(
+        spec.name,
+        spec.digest(),
+        _compared(path, found) if path.is_file() else "none stored",
+    )
+
+
+def fixed_input(n_frames: int, sample_rate_hz: int) -> ClipBatch:
+    """Two clips made of integers alone, alike on every machine: stripes that move, a tone that rises."""
+    height, width = _SIZE_PX
+    y, x = np.mgrid[:height, :width]
+    at = np.arange(n_frames)[:, None, None] * (64 // n_frames + 1)
+    first = np.stack(
+        [(x + 3 * at) % 256 + 0 * y, (y + at) % 256 + 0 * x, (x + y + 2 * at) % 256], axis=-1
+    )
+    frames = np.stack([first, first[:, ::-1, :, ::-1]]).astype(np.uint8)
+    seconds = np.arange(int(_CLIP_S * sample_rate_hz)) / sample_rate_hz
+    tone = 0.3 * np.sin(2 * np.pi * (220 + 55 * seconds) * seconds)
+    pulses = 0.5 * np.sin(2 * np.pi * 1000 * seconds) * (seconds % 0.5 < 0.05)
+    start_s = np.array([0.0, _CLIP_S])
+    n_samples = len(seconds)
+    return ClipBatch(
+        start_s=start_s,
+        end_s=start_s + _CLIP_S,
+        start_pts=(start_s * 1000).astype(np.int64),
+        time_base="1/1000",
+        is_padded=np.zeros(2, bool),
+        is_damaged=np.zeros(2, bool),
+        frames=frames,
+        frame_valid=np.ones((2, n_frames), bool),
+        frame_time_s=start_s[:, None] + np.arange(n_frames) * _CLIP_S / n_frames,
+        frame_error_ms=np.zeros(2, np.float32),
+        samples=np.stack([tone, pulses]).astype(np.float32),
+        sample_rate_hz=sample_rate_hz,
+        audio_valid=np.array([[0, n_samples]] * 2, np.int32),
+        audio_coverage=np.ones(2, np.float32),
+        av_skew_ms=np.zeros(2, np.float32),
+    )
+
+
+def _told(result: ClipResult, model: Model) -> dict[str, Any]:
+    return {
+        "labels": {f"{x.space}/{x.modality}/{x.label}": round(x.score, 5) for x in result.labels},
+        # A sentence made of labels says nothing more than they do.
+        "caption": result.caption if model.captioner else None,
+        "words": None if result.words is None else [word.word for word in result.words],
+        "embedding": None
+        if result.embedding is None
+        else [round(float(number), 5) for number in result.embedding],
+    }
+
+
+def _best(clip: dict[str, Any]) -> dict[str, Any]:
+    """A clip's answer with its best labels alone; a golden need not hold them all."""
+    best = sorted(clip["labels"].items(), key=lambda item: -item[1])[:_KEPT_LABELS]
+    return clip | {"labels": dict(best)}
+
+
+def _compared(path: Path, found: dict[str, Any]) -> str:
+    """ "equal", or BundleError with what differs."""
+    expected = json.loads(path.read_text(encoding="utf-8"))
+    problems = []
+    for i, (was, now) in enumerate(zip(expected["clips"], found["clips"], strict=True)):
+        problems += [
+            f"clip {i}: {name} is {now[name]!r}, expected {was[name]!r}"
+            for name in ("caption", "words")
+            if was[name] != now[name]
+        ]
+        off = {n: abs(score - now["labels"].get(n, 0.0)) for n, score in was["labels"].items()}
+        problems += [f"clip {i}: {n} is off by {d:.4f}" for n, d in off.items() if d > _TOLERANCE]
+        vectors = [np.array(v["embedding"] or [0.0]) for v in (was, now)]
+        if vectors[0].shape != vectors[1].shape or np.abs(vectors[0] - vectors[1]).max() > _TOLERANCE:
+            problems.append(f"clip {i}: the embedding is another")
+    if problems:
+        raise BundleError(f"{path}: the fixed input is answered otherwise: " + "; ".join(problems))
+    return "equal"

@@ -1,0 +1,197 @@
+"""The endpoint captioner against a real HTTP server that speaks the protocol, and misspeaks it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.bundles.families import load_part
+from pipeline.bundles.spec import BundleError, PartSpec
+
+N_CLIPS = 12
+
+
+class Endpoint:
+    """Answers with the grey level of the first picture; `faults` by grey level, used up one a request."""
+
+    def __init__(self):
+        self.faults: dict[int, list[object]] = {}
+        self.delays_s: dict[int, float] = {}
+        self.requests: list[tuple[int, float, dict, str | None]] = []
+        self.now = self.most_at_once = 0
+        self.lock = threading.Lock()
+        served = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with served.lock:
+                    served.now += 1
+                    served.most_at_once = max(served.most_at_once, served.now)
+                try:
+                    served.answer(self, body)
+                except BrokenPipeError:
+                    pass  # who asked did not wait for it
+                finally:
+                    with served.lock:
+                        served.now -= 1
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+
+    def answer(self, request, body):
+        parts = body["messages"][0]["content"]
+        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
+        picture = Image.open(io.BytesIO(base64.b64decode(urls[0].partition(",")[2])))
+        grey = round(float(np.asarray(picture).mean()) / 20)
+        with self.lock:
+            token = request.headers.get("Authorization")
+            self.requests.append((grey, time.monotonic(), body, token))
+            waiting = self.faults.get(grey)
+            fault = waiting.pop(0) if waiting else None
+        time.sleep(self.delays_s.get(grey, 0.02))
+        said = {"role": "assistant", "content": f"Grey {grey}."}
+        logs = {"content": [{"token": "Grey", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
+        whole = {
+            "id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": said, "logprobs": logs}],
+        }  # fmt: skip
+        code, headers, content = 200, {"Content-Type": "application/json"}, json.dumps(whole).encode()
+        if isinstance(fault, tuple):
+            code, more = fault
+            headers |= more
+            content = b'{"error": {"message": "no"}}'
+        elif isinstance(fault, bytes):
+            content = fault
+        elif fault == "html":
+            headers, content = {"Content-Type": "text/html"}, b"<html>a proxy's page</html>"
+        elif fault == "close":
+            request.close_connection = True
+            return
+        request.send_response(code)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.send_header("Content-Length", str(len(content)))
+        request.end_headers()
+        request.wfile.write(content)
+
+
+@pytest.fixture
+def endpoint():
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.http.shutdown()
+    endpoint.http.server_close()
+
+
+def captioner(endpoint, tmp_path, **options):
+    options = {"base_url": endpoint.url, "model": "tiny", "timeout_s": 1.0, "max_retries": 2} | options
+    part = PartSpec(kind="endpoint", options=options, licence="none", source="a test")
+    return load_part(part, tmp_path)
+
+
+def clips():
+    """Clip i is of one grey level, 20·i."""
+    return [np.full((5, 32, 48, 3), 20 * i, np.uint8) for i in range(N_CLIPS)]
+
+
+def texts(captions):
+    return [caption.text for caption in captions]
+
+
+OWN = [f"Grey {i}." for i in range(N_CLIPS)]
+
+
+def test_every_caption_is_on_its_own_clip_whatever_order_answers_come_in(endpoint, tmp_path):
+    endpoint.delays_s = {i: 0.5 - 0.04 * i for i in range(N_CLIPS)}
+    found = captioner(endpoint, tmp_path, concurrency=6).caption(clips())
+    assert texts(found) == OWN
+    assert endpoint.most_at_once == 6
+    assert found[0].score == pytest.approx(np.exp(-0.1))
+
+
+def test_what_passes_is_asked_again_and_the_pause_is_the_servers(endpoint, tmp_path):
+    endpoint.faults = {
+        1: [(429, {"Retry-After": "1"})],
+        2: [(500, {}), (503, {})],
+        3: ["close"],
+        4: [b'{"choices": []}'],
+        5: [b"{not json"],
+        6: ["html"],
+    }
+    found = captioner(endpoint, tmp_path).caption(clips())
+    assert texts(found) == OWN
+    first, again = [at for grey, at, _, _ in endpoint.requests if grey == 1]
+    assert again - first >= 1.0
+
+
+def test_a_caption_that_fails_is_a_null_with_its_reason_and_nobody_elses(endpoint, tmp_path):
+    endpoint.faults = {
+        2: [(500, {})] * 9,
+        3: [(400, {})],
+        4: [b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": null}}]}'] * 9,
+        5: ["html"] * 9,
+        6: ["close"] * 9,
+    }
+    endpoint.delays_s = {7: 3.0}
+    found = captioner(endpoint, tmp_path, concurrency=12).caption(clips())
+    lost = {
+        2: "HTTP 500",
+        3: "HTTP 400",
+        4: "no text",
+        5: "malformed answer",
+        6: "Connection",
+        7: "no answer in 1 s",
+    }
+    for i, caption in enumerate(found):
+        if i in lost:
+            assert caption.text is None
+            assert lost[i] in caption.problem, caption.problem
+        else:
+            assert caption.text == OWN[i]
+            assert caption.problem is None
+    assert sum(grey == 3 for grey, *_ in endpoint.requests) == 1  # a refusal is not asked again
+
+
+def test_requests_keep_the_pace_that_is_allowed(endpoint, tmp_path):
+    captioner(endpoint, tmp_path, requests_per_minute=600).caption(clips()[:6])
+    times = sorted(at for _, at, _, _ in endpoint.requests)
+    assert times[-1] - times[0] >= 0.35  # six requests, a tenth of a second apart
+
+
+def test_a_request_holds_a_clips_pictures_in_order_and_the_key_of_the_environment(
+    endpoint, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MY_KEY", "secret")
+    clip = np.stack([np.full((600, 900, 3), 60 * i, np.uint8) for i in range(4)])
+    captioner(endpoint, tmp_path, key_variable="MY_KEY", frames=4, side_px=300).caption([clip])
+    ((_, _, body, token),) = endpoint.requests
+    assert token == "Bearer secret"
+    assert body["model"] == "tiny"
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(part["image_url"]["url"].partition(",")[2])))
+        for part in body["messages"][0]["content"][1:]
+    ]
+    assert [round(float(np.asarray(p).mean())) for p in pictures] == [0, 60, 120, 180]
+    assert {p.size for p in pictures} == {(450, 300)}
+
+
+def test_an_endpoint_needs_an_address(tmp_path):
+    part = PartSpec(kind="endpoint", options={"base_url": "file:///x"}, licence="none", source="a test")
+    with pytest.raises(BundleError, match="expected http://host:port/v1"):
+        load_part(part, tmp_path)
