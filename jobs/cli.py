@@ -509,6 +509,60 @@ def models_show(name: str, as_json: AsJson = False) -> None:
     out.print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), highlight=False)
 
 
+@app.command()
+def evaluate(
+    manifest: Annotated[
+        str,
+        typer.Argument(
+            metavar="MANIFEST",
+            help="A .csv or .parquet with columns uri and label; start_s, end_s if need be.",
+        ),
+    ],
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    views: Annotated[
+        str, typer.Option(help="Looks a video, temporal x spatial, as the papers do it.")
+    ] = "10x3",
+    as_json: AsJson = False,
+) -> None:
+    """How often a bundle's video network names the right class: top-1 and top-5 over labelled videos.
+
+    Example:
+
+      reeltable evaluate kinetics_val.csv --set bundle=kinetics-x3d --views 10x3
+    """
+    from jobs.evaluate import evaluate_manifest
+
+    temporal, _, spatial = views.partition("x")
+    if not (temporal.isdigit() and spatial.isdigit() and int(temporal) and int(spatial)):
+        _fail(f"--views {views!r}: expected temporal x spatial, such as 10x3", Exit.USAGE)
+    config = _load(config_file, overrides)
+    listing = _list([manifest])
+    found, answers = _guarded(
+        lambda: evaluate_manifest(listing, config, int(temporal), int(spatial), err.print)
+    )
+    if as_json:
+        _print_json(
+            {"accuracy": dataclasses.asdict(found), "answers": [dataclasses.asdict(a) for a in answers]}
+        )
+    else:
+        for answer in answers:
+            if answer.problem:
+                err.print(f"not read: {answer.problem}")
+        shown = (
+            "no video could be read"
+            if found.top1 is None
+            else f"top-1 {found.top1:.2%}, top-5 {found.top5:.2%}"
+        )
+        out.print(
+            f"{found.bundle} on {found.space}: {shown} of {found.n} videos, {found.views} views"
+            + (f"; {found.n_unreadable} not read" if found.n_unreadable else ""),
+            highlight=False,
+        )
+    if found.n_unreadable:
+        raise typer.Exit(Exit.SOME_FAILED if found.n else Exit.JOB_FAILED)
+
+
 @models.command("fetch")
 def models_fetch(
     name: str,

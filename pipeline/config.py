@@ -46,7 +46,7 @@ class ClipConfig(_Section):
     min_tail_s: float = Field(
         0.1, ge=0, le=1, description="a rest shorter than this belongs to the clip before it"
     )
-    frames_per_clip: int = Field(8, ge=1, le=256, description="pictures looked at, evenly spread")
+    frames_per_clip: int = Field(8, ge=1, le=4096, description="pictures looked at, evenly spread")
     short_side_px: int = Field(256, ge=224, le=2160, description="pictures are scaled to this")
 
     max_frame_error_ms: float = Field(

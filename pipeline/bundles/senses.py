@@ -193,26 +193,25 @@ class ClipSight:
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
         """Mean probabilities over the looks at each clip; zero where it has no picture."""
-        rows = []
-        for batch in batches:
-            scores = torch.zeros(len(batch), len(self.evidence_names))
-            for at in _chunks_of(torch.from_numpy(batch.has_video), self.chunk):
-                looks, n_each = self._looks(batch, at.numpy())
-                found = self.net.scores(looks.to(self.device)).cpu()
-                scores[at] = found.unflatten(0, (len(at), n_each)).mean(1)
-            rows.append(scores)
-        fine = torch.cat(rows)
+        n_views = self.n_views or self.net.sampling.views(self.length_s)
+        fine = torch.cat([self.look(b, self.length_s, n_views, self.n_crops) for b in batches])
         return Sensed({self.space: fine}, fine)
 
-    def _looks(self, batch: ClipBatch, at: npt.NDArray[np.int64]) -> tuple[Tensor, int]:
-        """Pictures of every look at the clips `at`, (n·looks, T, H, W, 3), and looks a clip."""
-        n_views = self.n_views or self.net.sampling.views(self.length_s)
+    @torch.inference_mode()
+    def look(self, batch: ClipBatch, length_s: float, n_views: int, n_crops: int) -> Tensor:
+        """Mean probabilities over `n_views` × `n_crops` looks at each clip of `length_s`, (N, C)."""
+        scores = torch.zeros(len(batch), len(self.evidence_names))
         given = batch.frame_valid.shape[1]
-        places = frame_places(self.net.sampling, given, self.length_s, n_views).numpy()  # (V, T)
-        use = shown(batch)[at][:, places]  # (n, V, T)
-        frames = torch.from_numpy(batch.frames[at[:, None, None], use])  # (n, V, T, H, W, 3)
-        squares = square_views(frames.flatten(0, 1), self.n_crops)  # (n·V, crops, T, …)
-        return squares.flatten(0, 1), n_views * squares.shape[1]
+        places = frame_places(self.net.sampling, given, length_s, n_views).numpy()  # (V, T)
+        for at in _chunks_of(torch.from_numpy(batch.has_video), 1):
+            use = shown(batch)[at.numpy()][:, places]  # (1, V, T)
+            frames = torch.from_numpy(
+                batch.frames[at.numpy()[:, None, None], use]
+            )  # (1, V, T, H, W, 3)
+            squares = square_views(frames[0], n_crops).flatten(0, 1)  # (V·crops, T, …)
+            found = [self.net.scores(part.to(self.device)).cpu() for part in squares.split(self.chunk)]
+            scores[at] = torch.cat(found).mean(0)
+        return scores
 
 
 class PairSight:
