@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers as hf
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers.utils import logging
 
 from pipeline.bundles.families import load_part
@@ -60,8 +61,6 @@ def saved(folder, model, *others):
 
 def word_tokenizer():
     """A tokenizer of whole words, in the file layout of the fast tokenizers."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
     tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(WORDS)}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     return hf.PreTrainedTokenizerFast(
@@ -394,3 +393,103 @@ def test_code_of_a_repository_is_never_run(tmp_path):
     with pytest.raises(BundleError):
         load_part(folder_part("hf_video", folder), tmp_path)
     assert not marker.exists()
+
+
+def blip2(folder):
+    text = {
+        "model_type": "opt", "hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 2, "num_hidden_layers": 2,
+        "word_embed_proj_dim": 32, "vocab_size": 60, "max_position_embeddings": 80, "pad_token_id": 0,
+        "bos_token_id": 1, "eos_token_id": 2,
+    }  # fmt: skip
+    qformer = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    }
+    qformer |= {"encoder_hidden_size": 32, "vocab_size": 60}
+    config = hf.Blip2Config(
+        vision_config=VIT,
+        qformer_config=qformer,
+        text_config=text,
+        num_query_tokens=4,
+        image_token_index=17,
+    )
+    tokenizer = word_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    config.image_token_index = tokenizer.convert_tokens_to_ids("<image>")
+    image = hf.BlipImageProcessor(size={"height": 32, "width": 32})
+    processor = hf.Blip2Processor(image, tokenizer, num_query_tokens=4)
+    return saved(folder, hf.Blip2ForConditionalGeneration(config), processor)
+
+
+def test_blip_2_says_what_its_library_says(tmp_path):
+    folder = blip2(tmp_path / "blip2")
+    ours = load_part(folder_part("hf_caption", folder, max_tokens=6, prompt=""), tmp_path)
+    clips = [clip.numpy() for clip in pictures(3, 1)]
+    model = hf.Blip2ForConditionalGeneration.from_pretrained(folder).eval()
+    processor = hf.Blip2Processor.from_pretrained(folder)
+    for frames, caption in zip(clips, ours.caption(clips), strict=True):
+        inputs = processor(images=frames[0], text="", return_tensors="pt")
+        with torch.inference_mode():
+            ids = model.generate(**inputs, max_new_tokens=6, do_sample=False)
+        text = processor.batch_decode(ids, skip_special_tokens=True)[0].strip()
+        assert (caption.text or "").rstrip(".").lower() == " ".join(text.split()).rstrip(".").lower()
+
+
+def whisper(folder):
+    """A Whisper of two layers with the special tokens of the published ones."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    special = [
+        "<|endoftext|>",
+        "<|startoftranscript|>",
+        "<|en|>",
+        "<|de|>",
+        "<|translate|>",
+        "<|transcribe|>",
+    ]
+    special += ["<|startoflm|>", "<|startofprev|>", "<|nocaptions|>", "<|notimestamps|>"]
+    special += [f"<|{i * 0.02:.2f}|>" for i in range(1501)]
+    ids = {token: i for i, token in enumerate([*letters, *special])}
+    tokenizer = Tokenizer(models.BPE({c: ids[c] for c in letters}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special[:10]])
+    tokenizer.add_tokens([AddedToken(token, special=False) for token in special[10:]])
+    fast = hf.WhisperTokenizerFast(tokenizer_object=tokenizer)
+    end = ids["<|endoftext|>"]
+    config = hf.WhisperConfig(
+        vocab_size=len(ids), d_model=32, encoder_layers=2, decoder_layers=2, encoder_attention_heads=2,
+        decoder_attention_heads=2, encoder_ffn_dim=64, decoder_ffn_dim=64, eos_token_id=end, bos_token_id=end,
+        pad_token_id=end, decoder_start_token_id=ids["<|startoftranscript|>"], suppress_tokens=[],
+        begin_suppress_tokens=[], max_target_positions=64,
+    )  # fmt: skip
+    model = hf.WhisperForConditionalGeneration(config)
+    model.generation_config = hf.GenerationConfig(
+        decoder_start_token_id=ids["<|startoftranscript|>"], eos_token_id=end, pad_token_id=end,
+        no_timestamps_token_id=ids["<|notimestamps|>"], is_multilingual=True, max_length=40,
+        lang_to_id={"<|en|>": ids["<|en|>"], "<|de|>": ids["<|de|>"]},
+        task_to_id={"transcribe": ids["<|transcribe|>"], "translate": ids["<|translate|>"]},
+        alignment_heads=[[0, 0], [1, 1]], max_initial_timestamp_index=50, return_timestamps=False,
+    )  # fmt: skip
+    return saved(folder, model, hf.WhisperFeatureExtractor(), fast)
+
+
+def test_whisper_answers_as_its_library_does_and_times_its_words(tmp_path):
+    folder = whisper(tmp_path / "whisper")
+    ours = load_part(folder_part("whisper", folder, language="en"), tmp_path)
+    (heard,) = sounds(1, 3.0)
+    model = hf.WhisperForConditionalGeneration.from_pretrained(folder).eval()
+    features = hf.AutoFeatureExtractor.from_pretrained(folder)(
+        heard, sampling_rate=16_000, return_tensors="pt"
+    ).input_features
+    start = torch.full((1, 1), model.config.decoder_start_token_id)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            ours.net(input_features=features, decoder_input_ids=start).logits,
+            model(input_features=features, decoder_input_ids=start).logits,
+            atol=1e-4,
+            rtol=0,
+        )
+    words = ours.transcribe(heard)
+    assert all(0 <= w.start_s <= w.end_s <= 30.0 for w in words)
