@@ -15,6 +15,7 @@ from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.records import Word
 
 _SAMPLE_RATE_HZ = 16_000
+_SAME_WORD_S = 0.5
 _CHUNK_S = 30.0  # what Whisper hears at once
 
 
@@ -131,8 +132,22 @@ class FasterWhisper:
             vad_filter=True,
             condition_on_previous_text=False,  # one slip must not become the rest of the film
         )
-        return [
-            Word(word.word.strip(), float(word.start), float(word.end), float(word.probability))
+        return glued(
+            (word.word, float(word.start), float(word.end), float(word.probability))
             for segment in segments
             for word in segment.words or ()
-        ]
+        )
+
+
+def glued(parts: Iterable[tuple[str, float, float, float]]) -> list[Word]:
+    """Whole words: a part that does not begin with a space goes on from the one before ("Mm", "-hmm")."""
+    words: list[Word] = []
+    for text, start_s, end_s, score in parts:
+        if words and not text.startswith(" ") and start_s - words[-1].end_s < _SAME_WORD_S:
+            last = words.pop()
+            words.append(
+                Word(last.word + text.strip(), last.start_s, end_s, min(last.score or score, score))
+            )
+        elif text.strip():
+            words.append(Word(text.strip(), start_s, end_s, score))
+    return words

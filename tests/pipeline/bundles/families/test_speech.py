@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 
 from pipeline.bundles.families import load_part
+from pipeline.bundles.families.speech import glued
 from pipeline.bundles.model import Model, whole_sound
 from pipeline.bundles.spec import BundleError, find_bundle
 from pipeline.config import load_config
 from pipeline.media.audio import read_audio, resample
 from pipeline.media.probe import probe
+from pipeline.records import Word
 from tests.batches import make_batch
 
 LAST_WORD = {"a": "again", "n": "now", "p": "please", "s": "soon"}
@@ -47,11 +49,16 @@ def test_whisper_hears_the_sentences_of_talking_heads(whisper, grid):
         words = whisper.transcribe(sound_of(path))
         said = [word.word.strip(".,!").lower() for word in words]
         n_last += LAST_WORD[path.stem[5]] in said
-        n_digit += path.stem[4] in "".join(said) or path.stem[4] == "z"
+        n_digit += path.stem[4].replace("z", "0") in "".join(said)
         assert all(0 <= w.start_s <= w.end_s <= 3.2 for w in words)
         assert all(0 < w.score <= 1 for w in words)
     assert n_last >= 5
-    assert n_digit >= 4
+    assert n_digit >= 3  # "four" and "away" for 4 and 8 are heard as words
+
+
+def test_parts_of_a_word_are_glued():
+    parts = [(" Mm", 0.0, 0.2, 0.9), ("-hmm.", 0.2, 0.5, 0.5), (" So", 1.0, 1.1, 0.8)]
+    assert glued(parts) == [Word("Mm-hmm.", 0.0, 0.5, 0.5), Word("So", 1.0, 1.1, 0.8)]
 
 
 def test_whisper_hears_nothing_where_nobody_speaks(whisper):

@@ -1,0 +1,103 @@
+"""The main job with other bundles than the embedded one, on a real, local Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import av
+import numpy as np
+import pytest
+
+from pipeline.tables import query, read
+from tests.media_factory import flash_and_click
+from tests.pipeline.bundles.families.test_endpoint import Endpoint
+from tests.pipeline.bundles.test_bundles import clip_clap
+
+
+def reeltable(*arguments, **environment):
+    command = [sys.executable, "-m", "jobs", *map(str, arguments)]
+    return subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def grey_video(path, grey, seconds=4):
+    """A film of one grey level."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 320, 240, "yuv420p"
+        picture = np.full((240, 320, 3), grey, np.uint8)
+        for _ in range(seconds * 10):
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+@pytest.fixture
+def endpoint():
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.http.shutdown()
+    endpoint.http.server_close()
+
+
+def test_an_endpoints_captions_come_into_the_table_each_on_its_own_clip(endpoint, tmp_path):
+    lake, out = tmp_path / "lake", tmp_path / "out"
+    lake.mkdir()
+    for i in range(1, 6):
+        grey_video(lake / f"{i}.mp4", 20 * i)
+    endpoint.faults = {3: [(400, {})] * 9}
+    endpoint.delays_s = {1: 0.6, 2: 0.3}
+    arguments = [
+        "run",
+        lake,
+        "--out",
+        out,
+        "--set",
+        "bundle=vlm-endpoint",
+        "--set",
+        "labels.actions=[a]",
+    ]
+    refused = reeltable(*arguments, REELTABLE_VLM_URL=endpoint.url)
+    assert refused.returncode == 2
+    assert "run.allow_network=true allows it" in refused.stderr
+    assert not out.exists()
+    done = reeltable(*arguments, "--set", "run.allow_network=true", REELTABLE_VLM_URL=endpoint.url)
+    assert done.returncode == 0, done.stderr
+    rows = query(str(out), "select uri, caption, caption_problem, caption_score from clips").to_pylist()
+    assert len(rows) == 5
+    for row in rows:
+        i = int(row["uri"].rsplit("/", 1)[1].removesuffix(".mp4"))
+        if i == 3:
+            assert row["caption"] is None
+            assert row["caption_problem"] == "endpoint: HTTP 400"
+        else:
+            assert row["caption"] == f"Grey {i}."
+            assert row["caption_problem"] is None
+
+
+def test_embeddings_of_another_length_are_kept_out_of_a_table(tmp_path):
+    bundle = tmp_path / "mine"
+    bundle.mkdir()
+    clip_clap(bundle)
+    flash_and_click(tmp_path / "a.mp4", seconds=5)
+    out = tmp_path / "out"
+    arguments = ["run", tmp_path / "a.mp4", "--out", out, "--set", "labels.actions=[run, fall]"]
+    done = reeltable(*arguments, "--set", f"bundle={bundle}")
+    assert done.returncode == 0, done.stderr
+    clips = read(str(out), "clips", to="arrow")
+    assert clips.schema.field("embedding").type.list_size == 32
+    assert clips["embedding"].null_count == 0
+    assert set(clips["bundle"].to_pylist()) == {"clip-clap"}
+    other = reeltable(*arguments)
+    assert other.returncode == 1
+    assert "its embeddings have 32 numbers, those of bundle embedded 384" in other.stderr
+    assert len(read(str(out), "clips")) == 2
