@@ -480,14 +480,9 @@ def models_list(as_json: AsJson = False) -> None:
     """The bundles that ship with reeltable."""
     from pipeline.bundles.spec import bundle_names, find_bundle
 
-    specs = [find_bundle(name) for name in bundle_names()]
+    specs = _guarded(lambda: [find_bundle(name) for name in bundle_names()])
     if as_json:
-        _print_json(
-            [
-                {"name": s.name, "version": s.version, "digest": s.digest(), "is_here": s.is_here}
-                for s in specs
-            ]
-        )
+        _print_json([{"name": s.name, "version": s.version, "is_here": s.is_here} for s in specs])
         return
     for spec in specs:
         state = "here" if spec.is_here else f"reeltable models fetch {spec.name}"
@@ -500,7 +495,7 @@ def models_show(name: str, as_json: AsJson = False) -> None:
     from pipeline.bundles.spec import find_bundle
 
     spec = _guarded(lambda: find_bundle(name))
-    shown = spec.model_dump(mode="json") | {"digest": spec.digest()}
+    shown = spec.model_dump(mode="json") | {"digest": _guarded(spec.digest)}
     if as_json:
         _print_json(shown)
         return
@@ -537,9 +532,8 @@ def evaluate(
     if not (temporal.isdigit() and spatial.isdigit() and int(temporal) and int(spatial)):
         _fail(f"--views {views!r}: expected temporal x spatial, such as 10x3", Exit.USAGE)
     config = _load(config_file, overrides)
-    listing = _list([manifest])
     found, answers = _guarded(
-        lambda: evaluate_manifest(listing, config, int(temporal), int(spatial), err.print)
+        lambda: evaluate_manifest(manifest, config, int(temporal), int(spatial), err.print)
     )
     if as_json:
         _print_json(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import posixpath
 from collections.abc import Callable
 from typing import Any
 
@@ -11,35 +12,36 @@ from pipeline.config import Config
 from pipeline.evaluation import Accuracy, Answer, Example, accuracy, evaluate
 from pipeline.media.guard import Guard, Limits
 from pipeline.records import MediaError, Unit
-from pipeline.sources import InputError, Listing
+from pipeline.sources import InputError, canonical_uri, manifest_rows, near_manifest
 from pipeline.transport import unpack
 from pipeline.understand import Decoded
 
 _DECODE = "pipeline.understand:decode_packed"
+_PROBE = "pipeline.media.probe:probe_guarded"
 _TOLD_EVERY = 20
 
 
 def evaluate_manifest(
-    listing: Listing,
+    manifest: str,
     config: Config,
     n_temporal: int,
     n_spatial: int,
     tell: Callable[[str], None],
 ) -> tuple[Accuracy, list[Answer]]:
-    """Accuracy over a manifest's videos, and each answer.
+    """Accuracy over a manifest's rows, and each answer.
 
     Raises:
-        InputError: a row without a label, or with a time that is no number.
+        InputError: no manifest, a row without a label, or with a time that is no number.
         BundleError: the bundle cannot be used.
     """
-    examples = [_example(source.uri, source.attributes) for source in listing.sources]
+    examples = _read(manifest)
     spec = find_bundle(config.bundle)
-    run = config.run
-    guard = Guard(_DECODE, Limits(run.decode_deadline_s, run.decode_memory_mb))
+    limits = Limits(config.run.decode_deadline_s, config.run.decode_memory_mb)
+    decoder, prober = Guard(_DECODE, limits), Guard(_PROBE, limits)
 
     def decoded(unit: Unit, fitted: Config, rate_hz: int) -> Decoded:
         try:
-            found, buffer = guard.call(unit, fitted, rate_hz)
+            found, buffer = decoder.call(unit, fitted, rate_hz)
         except MediaError as e:
             return Decoded(unit, failure=e.failure)
         batch = unpack(buffer) if buffer is not None else None
@@ -48,14 +50,44 @@ def evaluate_manifest(
     answers = []
     try:
         for answer in evaluate(
-            spec, config, examples, n_temporal=n_temporal, n_spatial=n_spatial, decode_unit=decoded
+            spec,
+            config,
+            examples,
+            n_temporal=n_temporal,
+            n_spatial=n_spatial,
+            device=_device(config),
+            decode_unit=decoded,
+            examine=lambda *asked: prober.call(*asked)[0],
         ):
             answers.append(answer)
             if len(answers) % _TOLD_EVERY == 0:
                 tell(f"{len(answers)}/{len(examples)} videos")
     finally:
-        guard.close()
+        decoder.close()
+        prober.close()
     return accuracy(answers, spec, n_temporal, n_spatial), answers
+
+
+def _device(config: Config) -> str:
+    import torch
+
+    wants = config.run.device
+    return "cuda" if wants == "cuda" or (wants == "auto" and torch.cuda.is_available()) else "cpu"
+
+
+def _read(manifest: str) -> list[Example]:
+    """Every row, also where several are spans of one video."""
+    suffix = posixpath.splitext(manifest)[1].lower()
+    if suffix not in (".csv", ".parquet"):
+        raise InputError(f"{manifest}: expected a .csv or .parquet with columns uri and label")
+    beside = posixpath.dirname(manifest)
+    examples = []
+    for row in manifest_rows(manifest, suffix):
+        uri = str(row.pop("uri")).strip()
+        if "://" not in uri or uri.startswith("file://"):
+            uri = canonical_uri(near_manifest(uri.removeprefix("file://"), beside))
+        examples.append(_example(uri, row))
+    return examples
 
 
 def _example(uri: str, columns: dict[str, Any]) -> Example:

@@ -110,10 +110,10 @@ def run(
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     # What cannot be used leaves no trace.
     bundle = find_bundle(config.bundle)
-    config = bundle.fitted(config)
-    if bundle.calls_out and not config.run.allow_network:
-        what = f"bundle {bundle.name} asks a model over the network"
-        raise ConfigError(f"{what}; run.allow_network=true allows it")
+    config = bundle.at_its_place(bundle.fitted(config))
+    if bundle.calls_out and not (config.captions.url and config.captions.model):
+        what = f"bundle {bundle.name} asks a model behind an endpoint"
+        raise ConfigError(f"{what}; expected captions.url=http://host:port/v1 and captions.model=NAME")
     store = Store(out)
     with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
         return _run(

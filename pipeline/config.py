@@ -118,6 +118,22 @@ class LabelConfig(_Section):
         return floors
 
 
+class CaptionConfig(_Section):
+    """The model behind an endpoint, for a bundle that asks one for captions."""
+
+    url: str | None = Field(
+        None, description="of its OpenAI-compatible API, such as http://host:8000/v1"
+    )
+    model: str | None = Field(None, description="its name there")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str | None) -> str | None:
+        if url is not None and not url.startswith(("http://", "https://")):
+            raise ValueError("expected http://host:port/v1")
+        return url
+
+
 class AudioConfig(_Section):
     """Which sound is taken and how it is put on the clock."""
 
@@ -153,9 +169,7 @@ class RunConfig(_Section):
     decode_deadline_s: float = Field(600.0, gt=0, description="a unit that decodes longer has failed")
     decode_files_per_process: int = Field(500, ge=1, description="then it is replaced by a new one")
     decode_memory_mb: int = Field(4096, ge=256, description="memory a decode process may take")
-    allow_network: bool = Field(
-        False, description="let a bundle fetch missing weights, or ask a model behind an endpoint"
-    )
+    allow_network: bool = Field(False, description="let a run fetch weights that are missing")
     max_attempts: int = Field(3, ge=1, description="times a unit is begun when its worker dies")
 
 
@@ -176,12 +190,14 @@ class Config(_Section):
     audio: AudioConfig = AudioConfig()
     sync: SyncConfig = SyncConfig()
     labels: LabelConfig = LabelConfig()
+    captions: CaptionConfig = CaptionConfig()
     limits: LimitConfig = LimitConfig()
     run: RunConfig = RunConfig()
 
     def result_digest(self, bundle_digest: str) -> str:
         """16 hex digits of all that changes results."""
-        relevant = self.model_dump(mode="json", exclude={"run", "limits", "bundle"})
+        apart: Any = {"run": True, "limits": True, "bundle": True, "captions": {"url"}}
+        relevant = self.model_dump(mode="json", exclude=apart)
         text = json.dumps([relevant, bundle_digest], sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 

@@ -14,13 +14,14 @@ import numpy as np
 from pipeline.bundles.model import Model
 from pipeline.bundles.senses import ClipSight
 from pipeline.bundles.spec import BundleError, BundleSpec
-from pipeline.config import Config
+from pipeline.config import Config, LimitConfig
 from pipeline.media.probe import probe
-from pipeline.records import MediaError, Unit
+from pipeline.records import MediaError, MediaInfo, Unit
 from pipeline.understand import Decoded, decode
 
 _LONGEST_S = 600.0
 Decode = Callable[[Unit, Config, int], Decoded]
+Examine = Callable[[str, str, LimitConfig], MediaInfo]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def evaluate(
     n_spatial: int,
     device: str = "cpu",
     decode_unit: Decode = decode,
+    examine: Examine = probe,
 ) -> Iterator[Answer]:
     """Answers in the order of the examples.
 
@@ -82,7 +84,7 @@ def evaluate(
         raise BundleError(f"{spec.name}: {sight.space} has no class {unknown[0]!r}")
     for example in examples:
         try:
-            unit, fitted = _as_one_clip(example, spec, config)
+            unit, fitted = _as_one_clip(example, spec, config, examine)
         except MediaError as e:
             yield Answer(example.uri, example.label, None, problem=e.failure.message)
             continue
@@ -92,6 +94,10 @@ def evaluate(
             yield Answer(example.uri, example.label, None, problem=why)
             continue
         scores = sight.look(decoded.batch, fitted.clips.length_s, n_temporal, n_spatial)[0].numpy()
+        if not np.isfinite(scores).all():
+            problem = f"{example.uri}: the network gives no number"
+            yield Answer(example.uri, example.label, None, problem=problem)
+            continue
         own = scores[names.index(example.label)]
         best = np.argsort(-scores, kind="stable")[:5]
         yield Answer(
@@ -102,14 +108,19 @@ def evaluate(
         )
 
 
-def _as_one_clip(example: Example, spec: BundleSpec, config: Config) -> tuple[Unit, Config]:
+def _as_one_clip(
+    example: Example, spec: BundleSpec, config: Config, examine: Examine
+) -> tuple[Unit, Config]:
     """The example as a unit of one clip, with as many pictures as the encoder wants of its length."""
     end_s = example.end_s
     if end_s is None:
-        end_s = probe(example.uri, config.audio.track, config.limits).duration_s
+        end_s = examine(example.uri, config.audio.track, config.limits).duration_s
         if end_s is None:
             raise MediaError("probe", "no_duration", f"{example.uri}: its duration is not known")
-    length_s = min(_LONGEST_S, end_s - example.start_s)
+    length_s = end_s - example.start_s
+    if length_s > _LONGEST_S:
+        what = f"{example.uri}: {length_s:g} s are too long for one example; expected {_LONGEST_S:g} at most"
+        raise MediaError("probe", "too_long", what)
     if length_s <= 0:
         what = f"{example.uri}: nothing from {example.start_s:g} s to {end_s:g} s"
         raise MediaError("probe", "no_span", what)

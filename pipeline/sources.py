@@ -171,7 +171,7 @@ def _remote_source(fs: Any, url: str, path: str, **more: Any) -> Source:
 
 def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
     beside = posixpath.dirname(file)
-    for row in _manifest_rows(file, suffix):
+    for row in manifest_rows(file, suffix):
         uri = str(row.pop("uri")).strip()
         duration = row.pop("duration_s", None)
         duration_s = _positive(duration)
@@ -180,12 +180,13 @@ def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
             fs, path = fsspec.core.url_to_fs(uri)
             yield _remote_source(fs, uri, path, **more)
         else:
-            path = uri.removeprefix("file://")
-            # A relative path is meant from here, or else from the manifest's own place.
-            near = os.path.join(beside, path)
-            yield _local_source(
-                near if not os.path.exists(path) and os.path.exists(near) else path, **more
-            )
+            yield _local_source(near_manifest(uri.removeprefix("file://"), beside), **more)
+
+
+def near_manifest(path: str, beside: str) -> str:
+    """A relative path is meant from here, or else from the manifest's own place."""
+    near = os.path.join(beside, path)
+    return near if not os.path.exists(path) and os.path.exists(near) else path
 
 
 def _positive(value: Any) -> float | None:
@@ -197,7 +198,8 @@ def _positive(value: Any) -> float | None:
     return seconds if 0 < seconds < float("inf") else None
 
 
-def _manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:
+def manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:
+    """Rows of a manifest, each with a `uri`; raises InputError where it is none."""
     import pyarrow as pa
     import pyarrow.csv
     import pyarrow.parquet

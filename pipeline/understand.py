@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import time
 import traceback
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ if TYPE_CHECKING:  # torch is for the encode side only
     from pipeline.bundles.model import Model
 
 
+_UNSPACED = re.compile(r"[\u3000-\u30ff\u3400-\u9fff\uff00-\uffef]")  # Chinese and Japanese
 SAMPLE_RATE_HZ = 16_000  # of the sound where no model asks for another
 
 
@@ -151,6 +153,8 @@ def _understood(
 
 def surprise(stage: str, uri: str, error: Exception) -> Failure:
     """A failure for an exception that no code foresaw, with the place it came from."""
+    if isinstance(error, MediaError):
+        return error.failure
     place = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{place.filename.rsplit('/', 1)[-1]}:{place.lineno}"
     return Failure(stage, "unexpected", f"{uri}: {type(error).__name__}: {error} (at {where})")
@@ -206,12 +210,22 @@ def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[
         "caption": result.caption,
         "caption_score": result.caption_score,
         "caption_problem": result.caption_problem,
-        "transcript": None if words is None else " ".join(word.word for word in words),
+        "transcript": None if words is None else joined([word.word for word in words]),
         "words": None if words is None else [dataclasses.asdict(word) for word in words],
         "embedding": None if result.embedding is None else result.embedding.tolist(),
         "video_weight": result.video_weight if has_video else None,
         "audio_weight": result.audio_weight if has_audio else None,
     }
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words as one text, with spaces but between letters of scripts that have none."""
+    text = ""
+    for word in words:
+        text += (
+            word if not text or (_UNSPACED.match(word) and _UNSPACED.match(text[-1])) else f" {word}"
+        )
+    return text
 
 
 def unit_row(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import requests
 
-from pipeline.bundles.spec import SUMS, BundleError, BundleSpec, WeightFile, recorded_sum
+from pipeline.bundles.spec import SUMS, BundleError, BundleSpec, WeightFile, read_sums, recorded_sum
 from pipeline.bundles.weights import sha256_of
 
 HUB = "https://huggingface.co"
@@ -54,7 +56,24 @@ def fetch(
         BundleError: a file cannot be had, or is not what the bundle names.
     """
     told = on_progress or (lambda _file, _here, _total: None)
-    return [_fetch_one(spec, file, source, mirror, told) for file in spec.weight_files()]
+    read_sums(spec.directory)
+    try:
+        with _locked(spec):
+            return [_fetch_one(spec, file, source, mirror, told) for file in spec.weight_files()]
+    except (OSError, requests.RequestException) as e:
+        raise BundleError(f"{spec.name}: not fetched: {type(e).__name__}: {e}") from e
+
+
+@contextmanager
+def _locked(spec: BundleSpec) -> Iterator[None]:
+    """Two that fetch one bundle do so one after the other: they would write the same files."""
+    if all(file.package for file in spec.weight_files()):
+        yield
+        return
+    spec.directory.mkdir(parents=True, exist_ok=True)
+    with (spec.directory / ".fetch.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _fetch_one(
@@ -71,13 +90,10 @@ def _fetch_one(
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + _PART)
     if source is not None:
-        shutil.copyfile(_found_in(source, file), part)
+        shutil.copyfile(_found_in(source, file, spec), part)
         told, state = None, "copied"
     elif file.url is not None:
-        told, state = (
-            _download(resolve_url(file.url, mirror), part, file.file, on_progress),
-            "downloaded",
-        )
+        told, state = _download(file, resolve_url(file.url, mirror), part, on_progress), "downloaded"
     else:
         raise BundleError(f"{target}: no such weight file, and bundle {spec.name} says no URL for it")
     try:
@@ -106,7 +122,7 @@ def _settled(spec: BundleSpec, file: WeightFile, path: Path, told: str | None) -
 
 def _record(directory: Path, name: str, sha256: str) -> None:
     path = directory / SUMS
-    sums = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    sums = read_sums(directory)
     if sums.get(name) != sha256:
         directory.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{SUMS}.{os.getpid()}")
@@ -114,11 +130,14 @@ def _record(directory: Path, name: str, sha256: str) -> None:
         temporary.replace(path)
 
 
-def _found_in(source: Path, file: WeightFile) -> Path:
-    for candidate in (source / file.file, source / Path(file.file).name):
+def _found_in(source: Path, file: WeightFile, spec: BundleSpec) -> Path:
+    name = Path(file.file).name
+    is_alone = [Path(other.file).name for other in spec.weight_files()].count(name) == 1
+    for candidate in (source / file.file, *([source / name] if is_alone else [])):
         if candidate.is_file():
             return candidate
-    raise BundleError(f"{source}: neither {file.file} nor {Path(file.file).name} is there")
+    missing = f"neither {file.file} nor {name} is there" if is_alone else f"{file.file} is not there"
+    raise BundleError(f"{source}: {missing}")
 
 
 def resolve_url(url: str, mirror: str | None = None) -> str:
@@ -129,7 +148,7 @@ def resolve_url(url: str, mirror: str | None = None) -> str:
     """
     hub = _HUB_URL.fullmatch(url)
     if hub:
-        endpoint = os.environ.get("HF_ENDPOINT", HUB).rstrip("/")
+        endpoint = _hub()
         url = f"{endpoint}/{hub['repo']}/resolve/{hub['revision']}/{hub['file']}"
         if endpoint != HUB:
             return url
@@ -140,8 +159,12 @@ def resolve_url(url: str, mirror: str | None = None) -> str:
     return f"{mirror.rstrip('/')}/{parts.netloc}{parts.path}" if mirror else url
 
 
-def _download(url: str, part: Path, name: str, on_progress: OnProgress) -> str | None:
-    """Append to `part` until it is whole; the sum that the server tells, if it does.
+def _hub() -> str:
+    return (os.environ.get("HF_ENDPOINT") or HUB).rstrip("/")
+
+
+def _download(file: WeightFile, url: str, part: Path, on_progress: OnProgress) -> str | None:
+    """Bring `part` until it is whole; the sum that the server tells, if it does.
 
     Raises:
         BundleError: the server refuses, or stays away.
@@ -151,7 +174,10 @@ def _download(url: str, part: Path, name: str, on_progress: OnProgress) -> str |
         if attempt:
             time.sleep(min(10.0, 0.5 * 2**attempt))
         try:
-            told, missing = _download_once(url, part, name, on_progress)
+            told, problem = _download_once(file, url, part, on_progress)
+        except (requests.exceptions.SSLError, requests.exceptions.InvalidURL) as e:
+            problem = f"{type(e).__name__}: {e}"
+            break
         except (
             requests.ConnectionError,
             requests.Timeout,
@@ -165,41 +191,64 @@ def _download(url: str, part: Path, name: str, on_progress: OnProgress) -> str |
             if code in (408, 425, 429) or code >= 500:
                 continue
             break
-        if not missing:
+        if not problem:
+            _tag_of(part).unlink(missing_ok=True)
             return told
-        problem = f"the connection ended {missing} bytes early"
     here = part.stat().st_size if part.is_file() else 0
-    raise BundleError(
-        f"{url}: {problem}; {here} bytes of {name} are kept and the next fetch goes on from them"
-    )
+    kept = f"{here} bytes of {file.file} are kept and the next fetch goes on from them"
+    raise BundleError(f"{url}: {problem}; {kept}")
 
 
-def _download_once(url: str, part: Path, name: str, on_progress: OnProgress) -> tuple[str | None, int]:
-    """One request; the sum that the server tells, and how many bytes are still missing."""
-    here = part.stat().st_size if part.is_file() else 0
+def _tag_of(part: Path) -> Path:
+    """Where the version of a file is kept of which `part` is the beginning."""
+    return part.with_name(part.name + ".tag")
+
+
+def _download_once(
+    file: WeightFile, url: str, part: Path, on_progress: OnProgress
+) -> tuple[str | None, str]:
+    """One request; the sum that the server tells, and why the file is not whole yet ("" where it is).
+
+    What came before is gone on from only where the server says that it is of the same version.
+    """
+    tag = _tag_of(part).read_text(encoding="utf-8") if _tag_of(part).is_file() else ""
+    here = part.stat().st_size if part.is_file() and tag else 0
     headers = {"Accept-Encoding": "identity"}
     if here:
-        headers["Range"] = f"bytes={here}-"
-    token = os.environ.get("HF_TOKEN")
-    if token and url.startswith(os.environ.get("HF_ENDPOINT", HUB)):
-        headers["Authorization"] = f"Bearer {token}"
+        headers |= {"Range": f"bytes={here}-", "If-Range": tag}
+    if _may_have_token(file, url):
+        headers["Authorization"] = f"Bearer {os.environ['HF_TOKEN']}"
     with requests.get(url, headers=headers, stream=True, timeout=_TIMEOUT_S) as answer:
         told = _told_sum(answer)
-        if (
-            answer.status_code == 416 and here
-        ):  # nothing beyond what is here: it is whole, or wrong by its sum
-            return told, 0
+        if answer.status_code == 416:
+            part.unlink(missing_ok=True)
+            return told, "what had come is longer than the file"
         answer.raise_for_status()
         if answer.status_code != 206:
-            here = 0  # the server cannot go on from where it was
+            here = 0
         length = answer.headers.get("Content-Length")
+        if length is None and not (file.sha256 or told):
+            return (
+                told,
+                "the server tells neither length nor sum, so nobody could say whether it is whole",
+            )
+        _tag_of(part).write_text(answer.headers.get("ETag", ""), encoding="utf-8")
         total = here + int(length) if length else None
-        with part.open("ab" if here else "wb") as file:
+        with part.open("ab" if here else "wb") as out:
             for block in answer.iter_content(_BLOCK):
-                file.write(block)
+                out.write(block)
                 here += len(block)
-                on_progress(name, here, total)
-    return told, (total - here) if total is not None else 0
+                on_progress(file.file, here, total)
+    missing = total - here if total is not None else 0
+    return told, f"the connection ended {missing} bytes early" if missing else ""
+
+
+def _may_have_token(file: WeightFile, url: str) -> bool:
+    """The hub's token goes to the hub, encrypted, and to nobody else; on this machine it need not be."""
+    parts = urlsplit(url)
+    is_hubs = (file.url or "").startswith("hf://") and parts.netloc == urlsplit(_hub()).netloc
+    is_safe = parts.scheme == "https" or parts.hostname in ("127.0.0.1", "localhost")
+    return bool(os.environ.get("HF_TOKEN")) and is_hubs and is_safe
 
 
 def _told_sum(answer: requests.Response) -> str | None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bundles.families.pairs import Sights
-from pipeline.bundles.senses import PairHearing, PairSight, Sense, Sensed, embed_names
+from pipeline.bundles.senses import PairHearing, PairSight, Sense, Sensed, embed_names, scored
 from pipeline.bundles.spec import BundleError, BundleSpec
 from pipeline.encoders.text import SentenceEncoder
 from pipeline.fusion.late import LateFusion
@@ -108,7 +108,8 @@ class PairMeaning:
         self.dim = sum(sense.dim for sense in self.senses if sense is not None)
         lines = [line.partition(":") for line in actions]
         self.names = tuple(name.strip() for name, _, _ in lines)
-        self.vectors = [embed_names(s.net, self.names) if s is not None else None for s in self.senses]
+        told = [text.strip() or name.strip() for name, _, text in lines]
+        self.vectors = [_described(s, self.names, told) if s is not None else None for s in self.senses]
 
     def embed_text(self, texts: list[str]) -> Tensor:
         """Sentences where clips lie that show or sound like them, (n, dim)."""
@@ -141,11 +142,18 @@ class PairMeaning:
             scores[modality] = torch.zeros(n, len(self.names))
             if sense is not None and sensed is not None and sensed.sights is not None:
                 assert texts is not None  # every sense has its texts
-                found = sense.net.score(sensed.sights, texts, sense.nothing).cpu()
+                found = scored(sense, sensed.sights, texts)
                 scores[modality][sensed.places] = found
         video, audio = self.fusion.prior
         both = video * scores["video"] + audio * scores["audio"]
         return {"fused": both * present.all(1, keepdim=True)} | scores
+
+
+def _described(sense: PairSight | PairHearing, names: Sequence[str], told: Sequence[str]) -> Tensor:
+    """Each name between itself and its description, as in the text space."""
+    unit = torch.nn.functional.normalize
+    short, long = embed_names(sense.net, names), embed_names(sense.net, told)
+    return (unit(short, dim=-1) + unit(long, dim=-1)) / 2 * short.norm(dim=-1, keepdim=True)
 
 
 def _placed(sensed: Sensed | None, n: int, dim: int) -> Tensor:

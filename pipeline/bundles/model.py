@@ -17,7 +17,6 @@ from pipeline.bundles.families.base import Caption
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
 from pipeline.bundles.senses import (
     PictureSight,
-    Sense,
     Sensed,
     make_hearing,
     make_sight,
@@ -56,7 +55,7 @@ class Model:
                 f"{spec.name}: its embeddings have {self.dim} numbers, it says {spec.dim}"
             )
         self.temporal = _load_temporal(spec, self.dim, self.device)
-        self.captioner = self._load(spec.captions, CAPTION_KINDS)
+        self.captioner = self._load(spec.captioner(config), CAPTION_KINDS)
         self.transcriber = self._load(spec.speech, SPEECH_KINDS)
 
     def _read_phrases(self) -> None:
@@ -65,7 +64,8 @@ class Model:
             sounds = yaml.safe_load(self.spec.text_file(self.spec.sounds_file).read_text("utf-8"))
         self.sound_phrases: dict[str, str] = sounds.get("phrases", {})
         self.background = frozenset(sounds.get("background", ()))
-        self.children = _children(sounds.get("parents", {}), self.hearing)
+        parents: dict[str, list[str]] = sounds.get("parents", {})
+        self.children = {kind: frozenset(names) for kind, names in parents.items()}
         self.generic = self.background | frozenset(sounds.get("generic", ()))
         objects = self.sight.objects if isinstance(self.sight, PictureSight) else None
         self.object_phrases = dict(zip(objects.words, objects.phrases, strict=True)) if objects else {}
@@ -287,16 +287,6 @@ def whole_sound(batch: ClipBatch, rate_hz: int) -> npt.NDArray[np.float32]:
     for sound, at, (first, last) in zip(samples, starts, spans, strict=True):
         whole[at + first : at + last] = sound[first:last]
     return whole
-
-
-def _children(parents: dict[str, str | int], hearing: Sense | None) -> dict[str, frozenset[str]]:
-    """The names below each kind of sound."""
-    names = hearing.evidence_names if hearing else ()
-    children = {}
-    for parent, span in parents.items():
-        first, _, last = str(span).partition("-")
-        children[parent] = frozenset(names[int(first) : int(last or first) + 1])
-    return children
 
 
 def _presence(batches: Sequence[ClipBatch], sees: bool, hears: bool) -> Tensor:

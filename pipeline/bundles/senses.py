@@ -16,8 +16,8 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, load_part
-from pipeline.bundles.families.base import VideoNet, frame_places, shown, square_views
+from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_options, load_part
+from pipeline.bundles.families.base import VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
 from pipeline.bundles.objects import Objects, read_objects
 from pipeline.bundles.spec import BundleError, BundleSpec, EncoderSpec
@@ -33,6 +33,7 @@ from pipeline.encoders.frames import EfficientNetLite0, rename_efficientnet_lite
 from pipeline.records import ClipBatch
 
 _BEST_SHARE = 3  # a thing counts as seen by its best third of the pictures
+_SCORED_AT_ONCE = 32
 _PAIRS = ("clip", "siglip", "xclip", "clap")
 
 
@@ -70,6 +71,7 @@ def make_sight(
             f"{bundle.name}: video.kind {kind!r}: expected one of {', '.join(PICTURE_KINDS)}"
         )
     if kind == "efficientnet_lite0":
+        check_options(kind, bundle.video.options, {"crops": (int, 1)})
         return PictureSight(bundle, bundle.video, device)
     if kind in _PAIRS:
         return PairSight(bundle, bundle.video, device)
@@ -88,6 +90,7 @@ def make_hearing(
             f"{bundle.name}: audio.kind {kind!r}: expected one of {', '.join(SOUND_KINDS)}"
         )
     if kind == "yamnet":
+        check_options(kind, bundle.audio.options, {})
         return PatchHearing(bundle, bundle.audio, device)
     return (PairHearing if kind in _PAIRS else SoundHearing)(bundle, bundle.audio, device)
 
@@ -184,6 +187,7 @@ class ClipSight:
         self.net: VideoNet = load_part(spec, bundle.directory).to(device)
         self.space = spec.labels
         classes = _class_names(bundle, spec, self.net.names)
+        _check_head(bundle, spec, classes, self.net.n_classes)
         self.names = {spec.labels: classes}
         self.evidence_names, self.is_for_actions = classes, torch.ones(len(classes), dtype=torch.bool)
         self.n_views = int(spec.options.get("temporal_views", 0))
@@ -193,24 +197,27 @@ class ClipSight:
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
         """Mean probabilities over the looks at each clip; zero where it has no picture."""
-        n_views = self.n_views or self.net.sampling.views(self.length_s)
-        fine = torch.cat([self.look(b, self.length_s, n_views, self.n_crops) for b in batches])
+        fine = torch.cat([self.look(b, self.length_s, self.n_views, self.n_crops) for b in batches])
         return Sensed({self.space: fine}, fine)
 
     @torch.inference_mode()
     def look(self, batch: ClipBatch, length_s: float, n_views: int, n_crops: int) -> Tensor:
-        """Mean probabilities over `n_views` × `n_crops` looks at each clip of `length_s`, (N, C)."""
+        """Mean probabilities over looks at each clip, (N, C): `n_views` in time (0: as many as it takes to see
+        all) × `n_crops` along the long side. A clip that ends early is looked at as far as it goes."""
         scores = torch.zeros(len(batch), len(self.evidence_names))
-        given = batch.frame_valid.shape[1]
-        places = frame_places(self.net.sampling, given, length_s, n_views).numpy()  # (V, T)
-        for at in _chunks_of(torch.from_numpy(batch.has_video), 1):
-            use = shown(batch)[at.numpy()][:, places]  # (1, V, T)
-            frames = torch.from_numpy(
-                batch.frames[at.numpy()[:, None, None], use]
-            )  # (1, V, T, H, W, 3)
-            squares = square_views(frames[0], n_crops).flatten(0, 1)  # (V·crops, T, …)
-            found = [self.net.scores(part.to(self.device)).cpu() for part in squares.split(self.chunk)]
-            scores[at] = torch.cat(found).mean(0)
+        n_places = batch.frame_valid.shape[1]
+        use, n_valid = shown(batch), valid_until(batch)
+        for i in np.flatnonzero(n_valid):
+            valid_s = length_s * n_valid[i] / n_places
+            n_looks = n_views or self.net.sampling.views(valid_s)
+            places = frame_places(self.net.sampling, int(n_valid[i]), valid_s, n_looks).numpy()
+            looks = torch.from_numpy(batch.frames[i][use[i][places]])  # (V, T, H, W, 3)
+            found = [
+                self.net.scores(part.to(self.device), crop, n_crops).cpu()
+                for part in looks.split(self.chunk)
+                for crop in range(n_crops)
+            ]
+            scores[i] = torch.cat(found).mean(0)
         return scores
 
 
@@ -236,11 +243,13 @@ class PairSight:
         """Every name of the vocabulary against each clip."""
         found, places, first = [], [], 0
         for batch in batches:
-            use = shown(batch)
-            given = batch.frame_valid.shape[1]
-            for at in _chunks_of(torch.from_numpy(batch.has_video), self.chunk):
-                which = frame_places(self.net.sampling, given, 1.0, 1)[0].numpy()
-                frames = torch.from_numpy(batch.frames[at.numpy()[:, None], use[at.numpy()][:, which]])
+            use, n_valid = shown(batch), valid_until(batch)
+            for at in _chunks_of(torch.from_numpy(n_valid > 0), self.chunk):
+                which = [
+                    use[i][frame_places(self.net.sampling, int(n_valid[i]), 1.0, 1)[0].numpy()]
+                    for i in at.tolist()
+                ]
+                frames = torch.from_numpy(batch.frames[at.numpy()[:, None], np.stack(which)])
                 found.append(self.net.embed(frames.to(self.device)))
                 places.append(at + first)
             first += len(batch)
@@ -256,6 +265,16 @@ def embed_names(net: object, names: Sequence[str], prompt: str | None = None) ->
         return net.embed_text([pattern.format(name) for name in names])  # type: ignore[attr-defined]
 
 
+def scored(sense: PairSight | PairHearing, sights: Sights, texts: Tensor) -> Tensor:
+    """How well each text fits each clip, (n, C), some clips at once: X-CLIP changes every text for each."""
+    rows = []
+    for i in range(0, len(sights.tokens), _SCORED_AT_ONCE):
+        context = None if sights.context is None else sights.context[i : i + _SCORED_AT_ONCE]
+        part = Sights(sights.tokens[i : i + _SCORED_AT_ONCE], context)
+        rows.append(sense.net.score(part, texts, sense.nothing).cpu())
+    return torch.cat(rows)
+
+
 def _paired(
     sense: PairSight | PairHearing, found: list[Sights], places: list[Tensor], n: int
 ) -> Sensed:
@@ -268,7 +287,7 @@ def _paired(
         torch.cat([part.tokens for part in found]), torch.cat(contexts) if contexts else None
     )
     at = torch.cat(places)
-    scores[at] = sense.net.score(sights, sense.texts, sense.nothing).cpu()
+    scores[at] = scored(sense, sights, sense.texts)
     return Sensed({sense.space: scores}, scores, sights, at)
 
 
@@ -293,7 +312,8 @@ class SoundHearing:
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, self.net.names)}
         self.evidence_names = self.names[spec.labels]
-        self.sample_rate_hz: int = self.net.sample_rate_hz
+        _check_head(bundle, spec, self.evidence_names, self.net.n_classes)
+        self.sample_rate_hz: int = _checked_rate(bundle, spec, self.net.sample_rate_hz)
         self.calibration = bundle.spaces[spec.labels]
         self.chunk = 4 if device.type == "cpu" else 64
 
@@ -324,7 +344,7 @@ class PairHearing:
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, None)}
         self.evidence_names = self.names[spec.labels]
-        self.sample_rate_hz: int = self.net.sample_rate_hz
+        self.sample_rate_hz: int = _checked_rate(bundle, spec, self.net.sample_rate_hz)
         self.chunk = 4 if device.type == "cpu" else 64
         self.texts = embed_names(self.net, self.evidence_names)
         self.nothing = embed_names(self.net, self.net.nothing, prompt="{}")
@@ -407,6 +427,21 @@ def best_share(scores: Tensor, valid: Tensor) -> Tensor:
 def loudest(logits: Tensor, valid: Tensor) -> Tensor:
     """Each class's best valid patch: (N, P, C), (N, P) → (N, C)."""
     return logits.masked_fill(~valid[..., None], float("-inf")).amax(1)
+
+
+def _check_head(bundle: BundleSpec, spec: EncoderSpec, names: tuple[str, ...], n_classes: int) -> None:
+    if len(names) != n_classes:
+        raise BundleError(
+            f"{bundle.name}: {spec.labels!r} has {len(names)} names, the classifier {n_classes} classes"
+        )
+
+
+def _checked_rate(bundle: BundleSpec, spec: EncoderSpec, rate_hz: int) -> int:
+    if spec.sample_rate_hz != rate_hz:
+        raise BundleError(
+            f"{bundle.name}: audio.sample_rate_hz is {spec.sample_rate_hz}, the checkpoint hears at {rate_hz}"
+        )
+    return rate_hz
 
 
 def _class_names(

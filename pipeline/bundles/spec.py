@@ -18,6 +18,11 @@ from pipeline.config import CONFIG_DIR, Config
 _SHIPPED = Path(__file__).resolve().parent
 _CONFIGS = CONFIG_DIR / "bundles"
 _SPEECH_RATE_HZ = 16_000
+# What pip installs for families that the base does not carry.
+EXTRA_PACKAGES = {
+    "endpoint": ("openai", "reeltable[vlm]"),
+    "faster_whisper": ("faster_whisper", "reeltable[speech]"),
+}
 SUMS = "sums.json"  # sums of files whose publisher names none, as they were when they were fetched
 
 
@@ -76,7 +81,15 @@ class Checkpoint(_Part):
     install: str | None = None
     repo: str | None = None  # owner/name on the hub
     revision: str = "main"
-    files: dict[str, str | None]  # name → sha256, None as in `WeightFile`
+    files: dict[str, str | None] = Field(min_length=1)  # name → sha256, None as in `WeightFile`
+
+    @field_validator("files")
+    @classmethod
+    def _stay_below(cls, files: dict[str, str | None]) -> dict[str, str | None]:
+        for name in files:
+            if ".." in Path(name).parts or Path(name).is_absolute():
+                raise ValueError(f"{name!r} leads out of the checkpoint's folder")
+        return files
 
     def weight_files(self) -> list[WeightFile]:
         """Its files, each with its place and where it is published."""
@@ -198,6 +211,19 @@ class BundleSpec(_Part):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_its_spaces(self) -> Self:
+        needed = ["actions"] + [e.labels for e in (self.video, self.audio) if e is not None]
+        missing = [name for name in needed if name not in self.spaces]
+        if missing:
+            raise ValueError(f"spaces: {missing[0]!r} is missing; expected floor and calibration of it")
+        address = {"base_url", "model"} & set(self.captions.options if self.captions else ())
+        if self.calls_out and address:
+            raise ValueError(
+                "captions.options: the address of an endpoint belongs into the config, captions.url"
+            )
+        return self
+
     def parts(self) -> list[PartSpec]:
         """Everything that has a family."""
         return [p for p in (self.video, self.audio, self.captions, self.speech) if p is not None]
@@ -224,6 +250,13 @@ class BundleSpec(_Part):
         """Whether a run asks another machine."""
         return any(part.kind == "endpoint" for part in self.parts())
 
+    def captioner(self, config: Config) -> PartSpec | None:
+        """What writes the captions; an endpoint with the address that the config gives."""
+        if self.captions is None or not self.calls_out:
+            return self.captions
+        named = {"base_url": config.captions.url or "", "model": config.captions.model or ""}
+        return self.captions.model_copy(update={"options": self.captions.options | named})
+
     def role(self, space: str) -> str:
         """What names of a space are in a sentence."""
         return "actions" if space == "actions" else self.spaces[space].role
@@ -245,6 +278,11 @@ class BundleSpec(_Part):
         more = {"frames_per_clip": n_frames, "short_side_px": side_px}
         return config.model_copy(update={"clips": clips.model_copy(update=more)})
 
+    def at_its_place(self, config: Config) -> Config:
+        """`config` with a directory of one's own named from the root, as workers start elsewhere."""
+        is_own = (self.directory / "bundle.yaml").is_file() and self.directory.parent != _SHIPPED
+        return config.model_copy(update={"bundle": str(self.directory)}) if is_own else config
+
     @property
     def is_here(self) -> bool:
         """Whether every file is where a run looks for it."""
@@ -255,14 +293,24 @@ class BundleSpec(_Part):
         return True
 
     def check_files(self) -> None:
-        """Raise BundleError unless every weight file is there: before a cluster is begun, not after."""
+        """Raise BundleError unless every weight file is there, with a sum to check it by, and every package:
+        before a cluster is begun, not after."""
         for file in self.weight_files():
-            file.path(self.directory)
+            path = file.path(self.directory)
+            if file.sha256 is None and recorded_sum(file, self.directory) is None:
+                raise BundleError(
+                    f"{path}: no sum is known for it; reeltable models fetch {self.directory.name} records it"
+                )
+        for part in self.parts():
+            package, extra = EXTRA_PACKAGES.get(part.kind, (None, None))
+            if package and importlib.util.find_spec(package) is None:
+                raise BundleError(f"{part.kind} needs the package {package}: pip install '{extra}'")
 
     def digest(self) -> str:
         """16 hex digits of all that its results depend on; weights enter by their sums."""
         prose = {"summary", "measured", "needs_network"}
-        values = _without(self.model_dump(mode="json", exclude=prose))
+        spaces = self.model_dump(mode="json", include={"spaces"})
+        values = _without(self.model_dump(mode="json", exclude=prose | {"spaces"})) | spaces
         sums = [file.sha256 or recorded_sum(file, self.directory) for file in self.weight_files()]
         text = json.dumps([values, sums], sort_keys=True)
         state = hashlib.blake2b(text.encode(), digest_size=8)
@@ -283,14 +331,27 @@ def _without(value: Any) -> Any:
     return [_without(v) for v in value] if isinstance(value, list) else value
 
 
-def recorded_sum(file: WeightFile, bundle_dir: Path) -> str | None:
-    """The sum that `models fetch` recorded beside the files of a bundle."""
+def read_sums(bundle_dir: Path) -> dict[str, str]:
+    """Sums that `models fetch` recorded beside the files of a bundle.
+
+    Raises:
+        BundleError: the record is damaged.
+    """
+    path = bundle_dir / SUMS
     try:
-        sums = json.loads((bundle_dir / SUMS).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    found = sums.get(file.file) if isinstance(sums, dict) else None
-    return found if isinstance(found, str) else None
+        sums = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as e:
+        raise BundleError(f"{path}: damaged: {e}; delete it and fetch again") from e
+    if not isinstance(sums, dict) or not all(isinstance(s, str) for s in sums.values()):
+        raise BundleError(f"{path}: damaged: expected sums by file; delete it and fetch again")
+    return sums
+
+
+def recorded_sum(file: WeightFile, bundle_dir: Path) -> str | None:
+    """The sum that `models fetch` recorded for a file; raises as `read_sums`."""
+    return read_sums(bundle_dir).get(file.file)
 
 
 def golden_file(spec: BundleSpec) -> Path:
@@ -319,11 +380,11 @@ def find_bundle(name: str) -> BundleSpec:
     Raises:
         BundleError: there is none of that name, or its `bundle.yaml` is not valid.
     """
-    for directory in (_SHIPPED / name, Path(name)):
+    if (_CONFIGS / f"{name}.yaml").is_file():  # a shipped name is that bundle, whatever lies here
+        return _read(_CONFIGS / f"{name}.yaml", models_home() / name)
+    for directory in (_SHIPPED / name, Path(name).resolve()):
         if (directory / "bundle.yaml").is_file():
             return _read(directory / "bundle.yaml", directory)
-    if (_CONFIGS / f"{name}.yaml").is_file():
-        return _read(_CONFIGS / f"{name}.yaml", models_home() / name)
     raise BundleError(
         f"bundle {name!r} is unknown; expected a directory with bundle.yaml or one of: "
         + ", ".join(bundle_names())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_an_endpoints_captions_come_into_the_table_each_on_its_own_clip(endpoint
     lake.mkdir()
     for i in range(1, 6):
         grey_video(lake / f"{i}.mp4", 20 * i)
-    endpoint.faults = {3: [(400, {})] * 9}
+    endpoint.faults = {3: [(404, {})] * 9}
     endpoint.delays_s = {1: 0.6, 2: 0.3}
     arguments = [
         "run",
@@ -66,22 +67,34 @@ def test_an_endpoints_captions_come_into_the_table_each_on_its_own_clip(endpoint
         "--set",
         "labels.actions=[a]",
     ]
-    refused = reeltable(*arguments, REELTABLE_VLM_URL=endpoint.url)
+    refused = reeltable(*arguments)
     assert refused.returncode == 2
-    assert "run.allow_network=true allows it" in refused.stderr
+    assert "expected captions.url=http://host:port/v1 and captions.model=NAME" in refused.stderr
     assert not out.exists()
-    done = reeltable(*arguments, "--set", "run.allow_network=true", REELTABLE_VLM_URL=endpoint.url)
+    arguments += [
+        "--set",
+        f"captions.url={endpoint.url}",
+        "--set",
+        "clips.length_s=2",
+        "--set",
+        "clips.stride_s=2",
+    ]
+    done = reeltable(*arguments, "--set", "captions.model=tiny", REELTABLE_VLM_KEY="secret")
     assert done.returncode == 0, done.stderr
     rows = query(str(out), "select uri, caption, caption_problem, caption_score from clips").to_pylist()
-    assert len(rows) == 5
+    assert len(rows) == 10
     for row in rows:
         i = int(row["uri"].rsplit("/", 1)[1].removesuffix(".mp4"))
         if i == 3:
             assert row["caption"] is None
-            assert row["caption_problem"] == "endpoint: HTTP 400"
+            assert row["caption_problem"].startswith("endpoint: HTTP 404")
         else:
             assert row["caption"] == f"Grey {i}."
             assert row["caption_problem"] is None
+    assert {token for *_, token in endpoint.requests} == {"Bearer secret"}
+    assert "secret" not in "".join(p.read_text() for p in (out / "_runs").glob("*.json"))
+    other = reeltable("plan", *arguments[1:], "--set", "captions.model=other", "--json")
+    assert len(json.loads(other.stdout)["todo"]) == 5  # another model, other results
 
 
 def test_embeddings_of_another_length_are_kept_out_of_a_table(tmp_path):

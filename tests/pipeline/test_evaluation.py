@@ -110,12 +110,13 @@ def test_a_bundle_that_looks_at_single_pictures_is_refused(video):
 
 def test_the_command_reads_a_manifest_and_tells_accuracy(bundle, video, tmp_path):
     manifest = tmp_path / "val.csv"
-    manifest.write_text(f"uri,label\n{video},archery\n")
+    manifest.write_text(f"uri,label,start_s,end_s\n{video},archery,0,4\n{video},bowling,4,8\n")
     more = ["--set", f"bundle={bundle.directory}", "--set", "labels.actions=[running]", "--json"]
     ended = CliRunner().invoke(app, ["evaluate", str(manifest), "--views", "1x1", *more])
     assert ended.exit_code == 0, ended.output
     told = json.loads(ended.stdout)
-    assert told["accuracy"]["n"] == 1
+    assert told["accuracy"]["n"] == 2  # spans of one video are examples of their own
+    assert [answer["label"] for answer in told["answers"]] == ["archery", "bowling"]
     assert told["accuracy"]["views"] == "1 × 1"
     assert len(told["answers"][0]["best"]) == 5
     wrong = CliRunner().invoke(app, ["evaluate", str(manifest), "--views", "ten"])

@@ -8,10 +8,12 @@ in `FAMILIES`.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.bundles.spec import BundleError, PartSpec
+from pipeline.bundles.families.base import Option
+from pipeline.bundles.spec import EXTRA_PACKAGES, BundleError, PartSpec
 
 _HERE = "pipeline.bundles.families"
 # kind → module and class
@@ -44,6 +46,24 @@ CAPTION_KINDS = ("hf_caption", "endpoint")
 SPEECH_KINDS = ("whisper", "wav2vec2", "faster_whisper")
 
 
+def check_options(kind: str, given: Mapping[str, object], known: Mapping[str, Option]) -> None:
+    """Raise BundleError for an option that the family does not have, or of another type or range."""
+    for name, value in given.items():
+        if name not in known:
+            there = ", ".join(known) or "none"
+            raise BundleError(f"{kind}: unknown option {name!r}; it has: {there}")
+        kind_of, least = known[name]
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        fits = (
+            is_number and (kind_of is float or isinstance(value, int)) if kind_of is not str else True
+        )
+        if not fits or (least is not None and is_number and value < least):  # type: ignore[operator]
+            expected = (
+                "text" if kind_of is str else f"a number of type {kind_of.__name__}, {least:g} or more"
+            )
+            raise BundleError(f"{kind}: option {name} is {value!r}; expected {expected}")
+
+
 def load_part(part: PartSpec, directory: Path) -> Any:
     """The family's adapter with its weights loaded.
 
@@ -52,11 +72,9 @@ def load_part(part: PartSpec, directory: Path) -> Any:
     """
     module, _, name = FAMILIES[part.kind].partition(":")
     family = getattr(importlib.import_module(f"{_HERE}.{module}"), name)
-    unknown = sorted(set(part.options) - set(family.OPTIONS))
-    if unknown:
-        known = ", ".join(family.OPTIONS) or "none"
-        raise BundleError(f"{part.kind}: unknown option {unknown[0]!r}; it has: {known}")
+    check_options(part.kind, part.options, family.OPTIONS)
     try:
         return family(part, directory)
     except ModuleNotFoundError as e:
-        raise BundleError(f"{part.kind} needs the package {e.name}, which is not installed") from e
+        package, extra = EXTRA_PACKAGES.get(part.kind, (e.name, e.name))
+        raise BundleError(f"{part.kind} needs the package {package}: pip install '{extra}'") from e

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.records import ClipBatch, Word
+
+# What an option may be: its type, and the least that a number may be.
+Option = tuple[type, float | None]
 
 
 @dataclass(frozen=True)
@@ -57,40 +60,50 @@ def shown(batch: ClipBatch) -> npt.NDArray[np.int64]:
     return np.where(last >= 0, last, first[:, None])
 
 
-def square_views(frames: Tensor, n_crops: int) -> Tensor:
-    """Squares of full height along the long side, (B, n_crops, T, S, S, 3); one crop leaves all as it is."""
-    if n_crops == 1:
-        return frames[:, None]
-    height, width = frames.shape[2:4]
-    side = min(height, width)
-    free = max(height, width) - side
-    cuts = []
-    for i in range(n_crops):
-        at = round(i * free / (n_crops - 1))
-        y, x = (at, 0) if height > width else (0, at)
-        cuts.append(frames[:, :, y : y + side, x : x + side])
-    return torch.stack(cuts, dim=1)
+def valid_until(batch: ClipBatch) -> npt.NDArray[np.int64]:
+    """How many of each clip's pictures there are up to its last valid one, (N,); 0 where it has none."""
+    n_places = batch.frame_valid.shape[1]
+    last = n_places - batch.frame_valid[:, ::-1].argmax(1)
+    return np.where(batch.frame_valid.any(1), last, 0)
+
+
+def offset(free: int, crop: int, n_crops: int) -> int:
+    """Where a crop begins along a side that has `free` pixels more than it."""
+    return round(free / 2) if n_crops == 1 else round(free * crop / (n_crops - 1))
+
+
+def cut(x: Tensor, crop_px: int, crop: int, n_crops: int) -> Tensor:
+    """A square of (…, H, W): along the long side the chosen one, along the other the middle."""
+    height, width = x.shape[-2:]
+    along = (crop, n_crops)
+    top = offset(height - crop_px, *(along if height > width else (0, 1)))
+    left = offset(width - crop_px, *(along if height <= width else (0, 1)))
+    return x[..., top : top + crop_px, left : left + crop_px]
 
 
 class VideoNet(nn.Module):
     """A clip classifier: the library's network behind its own preprocessing."""
 
-    OPTIONS: tuple[str, ...] = ("temporal_views", "spatial_crops")
+    OPTIONS: ClassVar[dict[str, Option]] = {"temporal_views": (int, 0), "spatial_crops": (int, 1)}
     sampling: Sampling
     names: tuple[str, ...] | None = None  # of the classes, where the checkpoint says them
     gives_probabilities = False  # the library's forward ends in a softmax already
 
-    def prepare(self, frames: Tensor) -> Tensor | list[Tensor]:
-        """uint8 (B, n_frames, H, W, 3) → the network's input."""
+    def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
+        """uint8 (B, n_frames, H, W, 3) → the network's input.
+
+        Args:
+            crop: which of `n_crops` along the long side, from one end to the other; of one, the middle.
+        """
         raise NotImplementedError
 
-    def forward(self, frames: Tensor) -> Tensor:
+    def forward(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
         """What the library's own forward gives, (B, C), of uint8 frames (B, n_frames, H, W, 3)."""
         raise NotImplementedError
 
-    def scores(self, frames: Tensor) -> Tensor:
+    def scores(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
         """Class probabilities, (B, C) float32."""
-        out = self(frames).float()
+        out = self(frames, crop, n_crops).float()
         return out if self.gives_probabilities else out.softmax(-1)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.bundles.families.base import Caption, Sampling, frame_places
-from pipeline.bundles.families.hf import folder_of, load_model, load_processor
+from pipeline.bundles.families.base import Caption, Option, Sampling, frame_places
+from pipeline.bundles.families.hf import load_model, load_processor, opened_folder
 from pipeline.bundles.spec import PartSpec
 
 # Published files carry the name that the release of their day misspelt; left alone it would stay random.
@@ -21,15 +22,20 @@ _MOST_TOKENS = 40
 class HuggingFaceCaptioner:
     """A captioner of `transformers`: the middle picture, or several where the checkpoint takes video."""
 
-    OPTIONS = ("prompt", "max_tokens", "beams", "batch")
+    OPTIONS: ClassVar[dict[str, Option]] = {
+        "prompt": (str, None),
+        "max_tokens": (int, 1),
+        "beams": (int, 1),
+        "batch": (int, 1),
+    }
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-        folder = folder_of(part, directory)
-        kind = load_processor(AutoConfig, folder).model_type
-        self.net = load_model(AutoModelForImageTextToText, folder, key_mapping=RENAMED.get(kind))
-        self.processor = load_processor(AutoProcessor, folder)
+        with opened_folder(part, directory) as folder:
+            kind = load_processor(AutoConfig, folder).model_type
+            self.net = load_model(AutoModelForImageTextToText, folder, key_mapping=RENAMED.get(kind))
+            self.processor = load_processor(AutoProcessor, folder)
         self.prompt = str(part.options["prompt"]) if "prompt" in part.options else None
         self.most_tokens = int(part.options.get("max_tokens", _MOST_TOKENS))
         self.n_beams = int(part.options.get("beams", 1))
@@ -59,7 +65,8 @@ class HuggingFaceCaptioner:
         text = {"text": [self.prompt] * len(clips)} if self.prompt is not None else {}
         found = dict(self.processor(images=pictures, return_tensors="pt", **text).to(self.net.device))
         if n > 1:
-            found["pixel_values"] = found["pixel_values"].unflatten(0, (len(clips), n))
+            pixels = found["pixel_values"]  # a video's processor puts all pictures into one video
+            found["pixel_values"] = pixels.reshape(len(clips), n, *pixels.shape[-3:])
         return found
 
     def _say(self, clips: list[npt.NDArray[np.uint8]]) -> list[Caption]:
@@ -90,10 +97,30 @@ class HuggingFaceCaptioner:
             getattr(said, "beam_indices", None),
             normalize_logits=True,
         )
-        return [
-            float(row[row.isfinite() & (row < 0)].mean().exp()) if (row < 0).any() else None
-            for row in logs.float()
-        ]
+        tokens = said.sequences[:, -logs.shape[1] :]  # type: ignore[attr-defined]
+        is_end = torch.isin(tokens, torch.tensor(sorted(self._ends()), device=tokens.device))
+        is_said = (
+            is_end.cumsum(1) - is_end.long()
+        ) == 0  # what fills up a shorter sentence is not of it
+        scores = []
+        for row, mine in zip(logs.float(), is_said, strict=True):
+            words = row[mine & row.isfinite()]
+            scores.append(float(words.mean().exp()) if len(words) else None)
+        return scores
+
+    def _ends(self) -> set[int]:
+        """Tokens that end a sentence; families name them in different places."""
+        places = (
+            self.net.generation_config,
+            self.net.config,
+            getattr(self.net.config, "text_config", None),
+        )
+        found: set[int] = set()
+        for place in places:
+            for name in ("eos_token_id", "sep_token_id"):
+                ids = getattr(place, name, None)
+                found |= set(ids if isinstance(ids, list) else [ids]) - {None}
+        return found
 
 
 def _sentence(text: str) -> str:

@@ -13,55 +13,81 @@ import io
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.bundles.families.base import Caption, Sampling, frame_places
+from pipeline.bundles.families.base import Caption, Option, Sampling, frame_places
 from pipeline.bundles.spec import BundleError, PartSpec
+from pipeline.records import MediaError
 
 _PROMPT = "These pictures are from one short video clip, in order. Say in one sentence what happens."
 _MOST_CHARACTERS = 1_000
+_MOST_OF_A_PROBLEM = 200
 _JPEG_QUALITY = 85
+_KEY_VARIABLE = "REELTABLE_VLM_KEY"
 
 
 class EndpointCaptioner:
-    """Asks the model at `options.base_url`; the key comes from the environment and is never stored."""
+    """Asks the model that the config names; REELTABLE_VLM_KEY is its key, and is stored nowhere."""
 
-    OPTIONS = (
-        "base_url", "model", "prompt", "key_variable", "timeout_s", "max_retries", "concurrency",
-        "requests_per_minute", "max_tokens", "frames", "side_px",
-    )  # fmt: skip
+    OPTIONS: ClassVar[dict[str, Option]] = {
+        "base_url": (str, None),
+        "model": (str, None),
+        "prompt": (str, None),
+        "timeout_s": (float, 0.1),
+        "max_retries": (int, 0),
+        "concurrency": (int, 1),
+        "requests_per_minute": (float, 0),
+        "max_tokens": (int, 1),
+        "frames": (int, 1),
+        "side_px": (int, 16),
+    }
 
     def __init__(self, part: PartSpec, directory: Path) -> None:  # noqa: ARG002 (all families are made alike)
         import openai
 
         self.openai = openai
         options = part.options
-        self.base_url = os.environ.get("REELTABLE_VLM_URL") or str(options.get("base_url", ""))
+        self.base_url, self.model = str(options.get("base_url", "")), str(options.get("model", ""))
         if not self.base_url.startswith(("http://", "https://")):
-            raise BundleError(
-                f"captions.options.base_url {self.base_url!r}: expected http://host:port/v1, there or in "
-                "REELTABLE_VLM_URL"
-            )
-        self.model = os.environ.get("REELTABLE_VLM_MODEL") or str(options.get("model", ""))
+            raise BundleError("expected captions.url=http://host:port/v1 and captions.model=NAME")
         self.prompt = str(options.get("prompt", _PROMPT))
-        self.key = os.environ.get(str(options.get("key_variable", "OPENAI_API_KEY"))) or "none"
+        # The address comes from whoever runs the job, never from a bundle, so no bundle can ask for the key.
+        self.key = os.environ.get(_KEY_VARIABLE) or "none"
         self.timeout_s = float(options.get("timeout_s", 60.0))
         self.most_retries = int(options.get("max_retries", 4))
         self.most_at_once = int(options.get("concurrency", 8))
         self.most_tokens = int(options.get("max_tokens", 80))
         self.gap_s = 60.0 / rate if (rate := float(options.get("requests_per_minute", 0))) else 0.0
         self.sampling = Sampling(int(options.get("frames", 4)), 0.0, int(options.get("side_px", 336)))
+        self.tells_probabilities = True
+        self.is_down = False
 
     def to(self, device: torch.device) -> EndpointCaptioner:  # noqa: ARG002
         return self
 
     def caption(self, clips: list[npt.NDArray[np.uint8]]) -> list[Caption]:
-        """A sentence on each clip, uint8 (T, H, W, 3), in the order of the clips."""
-        return asyncio.run(self._ask_all(clips))
+        """A sentence on each clip, uint8 (T, H, W, 3), in the order of the clips.
+
+        Raises:
+            MediaError: every clip of several failed: the endpoint is away or refuses us, which is no clip's
+                fault and is worth another run.
+        """
+        if not clips:
+            return []
+        # A notebook has an event loop of its own, in which no second one may run.
+        with ThreadPoolExecutor(1) as thread:
+            found = thread.submit(lambda: asyncio.run(self._ask_all(clips))).result()
+        self.is_down = all(caption.text is None for caption in found)
+        if self.is_down and len(found) > 1:
+            what = f"no clip of {len(found)} was captioned by {self.base_url}; {found[0].problem}"
+            raise MediaError("encode", "endpoint", what)
+        return found
 
     async def _ask_all(self, clips: list[npt.NDArray[np.uint8]]) -> list[Caption]:
         slots, pace = asyncio.Semaphore(self.most_at_once), _Pace(self.gap_s)
@@ -78,22 +104,31 @@ class EndpointCaptioner:
     async def _ask(self, client: object, pace: _Pace, clip: npt.NDArray[np.uint8]) -> Caption:
         """One clip's answer; what may pass is asked again, each time after the pace allows it."""
         content, problem = self._content(clip), ""
-        for attempt in range(self.most_retries + 1):
+        n_tries = (
+            1 if self.is_down else self.most_retries + 1
+        )  # of one that is away nobody waits for each clip
+        attempt = -1
+        while (attempt := attempt + 1) < n_tries:
             await pace.wait()
+            pause_s, asks = _retry_after_s(None, attempt), self.tells_probabilities
             try:
-                return _read(await self._request(client, content))
+                return _read(await asyncio.wait_for(self._request(client, content), self.timeout_s))
             except self.openai.APIStatusError as e:
-                problem = f"HTTP {e.status_code}"
-                if e.status_code not in (408, 409, 425, 429) and e.status_code < 500:
+                problem = f"HTTP {e.status_code}: {_short(e.message)}"
+                if e.status_code == 400 and asks:
+                    self.tells_probabilities = False  # some servers refuse to be asked for them
+                    n_tries, pause_s = max(n_tries, 2), 0.0
+                elif e.status_code not in (408, 409, 425, 429) and e.status_code < 500:
                     break
-                pause_s = _retry_after_s(e.response.headers.get("retry-after"), attempt)
-            except self.openai.APITimeoutError:
+                else:
+                    pause_s = _retry_after_s(e.response.headers.get("retry-after"), attempt)
+            except (TimeoutError, self.openai.APITimeoutError):
                 problem, pause_s = f"no answer in {self.timeout_s:g} s", 0.0
             except self.openai.OpenAIError as e:
-                problem, pause_s = type(e).__name__, _retry_after_s(None, attempt)
+                problem = f"{type(e).__name__}: {_short(str(e))}"
             except (ValueError, TypeError, AttributeError, LookupError) as e:
-                problem, pause_s = f"malformed answer: {e}", _retry_after_s(None, attempt)
-            if attempt < self.most_retries:
+                problem = f"malformed answer: {_short(str(e))}"
+            if attempt < n_tries - 1:
                 await asyncio.sleep(pause_s)
         return Caption(None, None, f"endpoint: {problem}")
 
@@ -111,7 +146,7 @@ class EndpointCaptioner:
             messages=[{"role": "user", "content": content}],
             max_tokens=self.most_tokens,
             temperature=0.0,
-            logprobs=True,
+            **({"logprobs": True} if self.tells_probabilities else {}),
         )
 
 
@@ -140,9 +175,15 @@ def _read(answer: object) -> Caption:
     if not isinstance(text, str) or not text.strip():
         raise ValueError("no text")
     told = getattr(getattr(choices[0], "logprobs", None), "content", None) or []
-    logs = [word.logprob for word in told]
+    logs = [word.logprob for word in told if isinstance(word.logprob, (int, float))]
+    logs = [log for log in logs if math.isfinite(log) and log <= 0]
     score = math.exp(sum(logs) / len(logs)) if logs else None
     return Caption(" ".join(text.split())[:_MOST_CHARACTERS], score)
+
+
+def _short(text: str) -> str:
+    """The beginning of what a server says, on one line."""
+    return " ".join(text.split())[:_MOST_OF_A_PROBLEM]
 
 
 def _retry_after_s(told: str | None, attempt: int) -> float:

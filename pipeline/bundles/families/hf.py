@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
 
 from pipeline.bundles.spec import BundleError, PartSpec
-from pipeline.bundles.weights import checked_folder
+from pipeline.bundles.weights import checked_path
 
 
-def folder_of(part: PartSpec, directory: Path) -> Path:
-    """The part's checkpoint folder with every sum checked.
+@contextmanager
+def opened_folder(part: PartSpec, directory: Path) -> Iterator[Path]:
+    """A folder with the files that the part's checkpoint names and no others, every sum checked.
+
+    The libraries take whatever lies in a folder, a second set of weights too: what the bundle does not name
+    is not there for them.
 
     Raises:
         BundleError: the part names no checkpoint, or a file is absent or altered.
     """
     if part.checkpoint is None:
         raise BundleError(f"{part.kind}: expected checkpoint: a folder with config and weights")
-    return checked_folder(part.checkpoint, directory)
+    with tempfile.TemporaryDirectory(prefix="reeltable-") as view:
+        for name, file in zip(part.checkpoint.files, part.checkpoint.weight_files(), strict=True):
+            link = Path(view) / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(checked_path(file, directory).resolve())
+        yield Path(view)
 
 
 def load_model(auto_class: Any, folder: Path, unused: tuple[str, ...] = (), **options: Any) -> Any:
@@ -35,6 +45,7 @@ def load_model(auto_class: Any, folder: Path, unused: tuple[str, ...] = (), **op
     Raises:
         BundleError: a damaged file, or keys that are missing, unexpected or misshaped, all listed.
     """
+    where = real_place(folder)
     try:
         with _quiet():
             model, info = auto_class.from_pretrained(
@@ -43,13 +54,12 @@ def load_model(auto_class: Any, folder: Path, unused: tuple[str, ...] = (), **op
                 trust_remote_code=False,
                 weights_only=True,
                 output_loading_info=True,
+                dtype=torch.float32,  # published halves too: what they are run in is decided elsewhere
                 ignore_mismatched_sizes=True,  # collected below with the rest, instead of one at a time
                 **options,
             )
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, EOFError) as e:
-        raise BundleError(f"{folder}: not loaded: {type(e).__name__}: {str(e).strip()}") from e
-    except Exception as e:  # the unpickler's own error is not exported
-        raise BundleError(f"{folder}: not loaded: {type(e).__name__}: {str(e).strip()}") from e
+    except Exception as e:  # a damaged file makes the library fail in any way
+        raise BundleError(f"{where}: not loaded: {type(e).__name__}: {str(e).strip()}") from e
     problems = [f"missing {key}" for key in info["missing_keys"] if key not in unused]
     problems += [f"unexpected {key}" for key in info["unexpected_keys"]]
     problems += [
@@ -58,7 +68,7 @@ def load_model(auto_class: Any, folder: Path, unused: tuple[str, ...] = (), **op
     ]
     problems += [str(message) for message in info.get("error_msgs") or ()]
     if problems:
-        raise BundleError(f"{folder}: weights do not fit: " + "; ".join(sorted(problems)))
+        raise BundleError(f"{where}: weights do not fit: " + "; ".join(sorted(problems)))
     return model.eval().requires_grad_(False)
 
 
@@ -68,19 +78,27 @@ def load_processor(auto_class: Any, folder: Path, **options: Any) -> Any:
     Raises:
         BundleError: its config is absent or damaged.
     """
+    where = real_place(folder)
     try:
         with _quiet():
             return auto_class.from_pretrained(
                 folder, local_files_only=True, trust_remote_code=False, **options
             )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-        raise BundleError(f"{folder}: preprocessing not loaded: {str(e).strip()}") from e
+    except Exception as e:  # as above
+        raise BundleError(f"{where}: preprocessing not loaded: {str(e).strip()}") from e
 
 
 def class_names(model: Any) -> tuple[str, ...] | None:
     """Names that the checkpoint's config gives its classes; None where it only numbers them."""
-    names = tuple(str(model.config.id2label[i]) for i in range(model.config.num_labels))
+    known = model.config.id2label
+    names = tuple(str(known.get(i, f"LABEL_{i}")) for i in range(model.config.num_labels))
     return None if all(name == f"LABEL_{i}" for i, name in enumerate(names)) else names
+
+
+def real_place(folder: Path) -> Path:
+    """Where the files of a view lie, for a person."""
+    links = [path for path in folder.iterdir() if path.is_symlink()]
+    return links[0].resolve().parent if links else folder
 
 
 @contextmanager

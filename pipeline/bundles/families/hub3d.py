@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torchvision.transforms.functional import convert_image_dtype, normalize, resize
 
-from pipeline.bundles.families.base import Sampling, VideoNet
+from pipeline.bundles.families.base import Option, Sampling, VideoNet, cut
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
 
@@ -60,7 +62,10 @@ class HubVideoNet(VideoNet):
     networks have other names and are refused.
     """
 
-    OPTIONS = (*VideoNet.OPTIONS, "model", "classes")
+    OPTIONS: ClassVar[dict[str, Option]] = VideoNet.OPTIONS | {
+        "model": (str, None),
+        "classes": (int, 1),
+    }
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         super().__init__()
@@ -80,20 +85,21 @@ class HubVideoNet(VideoNet):
         tensors = {key.removeprefix("model."): tensor for key, tensor in tensors.items()}
         load_strictly(self.net, tensors, f"{name} of {part.weights.file}")
         self.gives_probabilities = p.has_softmax
+        self.n_classes = next(iter(n_classes.values()))
         self.sampling = Sampling(p.n_frames, _FPS / p.stride, p.side_px)
 
-    def prepare(self, frames: Tensor) -> Tensor | list[Tensor]:
-        """Normalise, scale the short side, crop the centre; SlowFast gets its two paths, slow first."""
+    def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
+        """Normalise, scale the short side, crop; SlowFast gets its two paths, slow first."""
         p = self.published
         x = frames.permute(0, 4, 1, 2, 3).float() / 255.0  # (B, 3, T, H, W)
-        x = centre_crop(scale_short_side((x - _MEAN) / _STD, p.side_px), p.crop_px)
+        x = cut(scale_short_side((x - _MEAN) / _STD, p.side_px), p.crop_px, crop, n_crops)
         if p.alpha is None:
             return x
         slow = torch.linspace(0, p.n_frames - 1, p.n_frames // p.alpha).long()
         return [x[:, :, slow.to(x.device)], x]
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.net(self.prepare(frames))
+    def forward(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
+        return self.net(self.prepare(frames, crop, n_crops))
 
 
 def scale_short_side(x: Tensor, side_px: int) -> Tensor:
@@ -107,12 +113,6 @@ def scale_short_side(x: Tensor, side_px: int) -> Tensor:
     flat = x.transpose(1, 2).flatten(0, 1)  # (B·T, 3, H, W)
     scaled = nn.functional.interpolate(flat, size=size, mode="bilinear", align_corners=False)
     return scaled.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
-
-
-def centre_crop(x: Tensor, crop_px: int) -> Tensor:
-    """The middle of (…, H, W)."""
-    top, left = (round((side - crop_px) / 2) for side in x.shape[-2:])
-    return x[..., top : top + crop_px, left : left + crop_px]
 
 
 # Model → weights of torchvision, pictures, and pictures a second that its accuracies were measured with.
@@ -135,7 +135,7 @@ class TorchvisionVideoNet(VideoNet):
     `options.frames` gives S3D, which takes any number from 14, fewer than the 128 it was tested with.
     """
 
-    OPTIONS = (*VideoNet.OPTIONS, "model", "classes", "frames")
+    OPTIONS: ClassVar[dict[str, Option]] = HubVideoNet.OPTIONS | {"frames": (int, 1)}
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         super().__init__()
@@ -152,15 +152,22 @@ class TorchvisionVideoNet(VideoNet):
         if part.weights is None:
             raise BundleError(f"{name}: expected weights: a .pth of torchvision")
         load_strictly(self.net, read_tensors(part.weights, directory), f"{name} of {part.weights.file}")
-        self.preset = published.transforms()
+        self.preset, self.n_classes = published.transforms(), n_classes
         if n_classes == len(published.meta["categories"]):
             self.names = tuple(published.meta["categories"])
         sampling = Sampling(n_frames, rate_hz, min(self.preset.resize_size))
         self.sampling = replace(sampling, n_frames=int(part.options.get("frames", n_frames)))
 
-    def prepare(self, frames: Tensor) -> Tensor:
-        """torchvision's own preset."""
-        return self.preset(frames.permute(0, 1, 4, 2, 3))
+    def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
+        """torchvision's own preset; for several crops its steps one by one, with another place of the crop."""
+        x = frames.permute(0, 1, 4, 2, 3)  # (B, T, 3, H, W)
+        if n_crops == 1:
+            return self.preset(x)
+        p = self.preset
+        shape = x.shape[:2]
+        flat = resize(x.flatten(0, 1), p.resize_size, interpolation=p.interpolation, antialias=False)
+        squares = convert_image_dtype(cut(flat, p.crop_size[0], crop, n_crops), torch.float)
+        return normalize(squares, p.mean, p.std).unflatten(0, shape).transpose(1, 2)
 
-    def forward(self, frames: Tensor) -> Tensor:
-        return self.net(self.prepare(frames))
+    def forward(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
+        return self.net(self.prepare(frames, crop, n_crops))

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundles.families.base import Sampling
-from pipeline.bundles.families.hf import folder_of, load_model, load_processor
+from pipeline.bundles.families.audio import pieces
+from pipeline.bundles.families.base import Option, Sampling
+from pipeline.bundles.families.hf import load_model, load_processor, opened_folder
 from pipeline.bundles.spec import PartSpec
 
 _LONGEST_SOUND_S = 10.0  # of what CLAP hears at once; it would cut a longer one at a random place
@@ -40,10 +41,14 @@ class _Pair(nn.Module):
         super().__init__()
         from transformers import AutoModel, AutoTokenizer
 
-        self.folder = folder_of(part, directory)
-        self.net = load_model(AutoModel, self.folder)
-        self.tokenizer = load_processor(AutoTokenizer, self.folder)
+        with opened_folder(part, directory) as folder:
+            self.net = load_model(AutoModel, folder)
+            self.tokenizer = load_processor(AutoTokenizer, folder)
+            self._load_preprocessing(folder)
         self.prompt = str(part.options.get("prompt", self.prompt))
+
+    def _load_preprocessing(self, folder: Path) -> None:
+        raise NotImplementedError
 
     @property
     def device(self) -> torch.device:
@@ -78,15 +83,17 @@ class _PicturePair(_Pair):
     """Pictures one by one; a clip is the mean of them."""
 
     prompt = "a video of {}"
-    OPTIONS: tuple[str, ...] = ("prompt", "frames")
+    OPTIONS: ClassVar[dict[str, Option]] = {"prompt": (str, None), "frames": (int, 1)}
     nothing: tuple[str, ...] = ("a video", "a picture of something else", "a blurred picture")
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         super().__init__(part, directory)
+        self.sampling = Sampling(int(part.options.get("frames", 8)), 0.0, _side(self.processor))
+
+    def _load_preprocessing(self, folder: Path) -> None:
         from transformers import AutoImageProcessor
 
-        self.processor = load_processor(AutoImageProcessor, self.folder)
-        self.sampling = Sampling(int(part.options.get("frames", 8)), 0.0, _side(self.processor))
+        self.processor = load_processor(AutoImageProcessor, folder)
 
     @property
     def dim(self) -> int:
@@ -129,7 +136,7 @@ class Siglip(_PicturePair):
 class XClip(_PicturePair):
     """X-CLIP (https://arxiv.org/abs/2208.02816): pictures see each other; the video changes the texts."""
 
-    OPTIONS = ("prompt",)
+    OPTIONS: ClassVar[dict[str, Option]] = {"prompt": (str, None)}
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         super().__init__(part, directory)
@@ -156,23 +163,24 @@ class XClip(_PicturePair):
 class Clap(_Pair):
     """CLAP (https://arxiv.org/abs/2211.06687): sound and text."""
 
-    OPTIONS = ("prompt",)
+    OPTIONS: ClassVar[dict[str, Option]] = {"prompt": (str, None)}
     prompt = "the sound of {}"
     nothing = ("a sound", "noise", "silence")
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         super().__init__(part, directory)
-        from transformers import AutoFeatureExtractor
-
-        self.extractor = load_processor(AutoFeatureExtractor, self.folder)
         self.sample_rate_hz = int(self.extractor.sampling_rate)
         self.dim = int(self.net.config.projection_dim)
+
+    def _load_preprocessing(self, folder: Path) -> None:
+        from transformers import AutoFeatureExtractor
+
+        self.extractor = load_processor(AutoFeatureExtractor, folder)
 
     def embed(self, samples: list[npt.NDArray[np.float32]]) -> Sights:
         """Mono sounds of any lengths in the space; one that is longer than 10 s is the mean of its parts."""
         most = int(_LONGEST_SOUND_S * self.sample_rate_hz)
-        parts = [x[i : i + most] for x in samples for i in range(0, max(1, len(x)), most)]
-        counts = [max(1, -(-len(x) // most)) for x in samples]
+        parts, counts = pieces(samples, most, self.sample_rate_hz)
         features = self.extractor(parts, sampling_rate=self.sample_rate_hz, return_tensors="pt")
         each = _vectors(self.net.get_audio_features(**features.to(self.device)))
         each = nn.functional.normalize(each, dim=-1)
@@ -189,5 +197,5 @@ def _vectors(output: Any) -> Tensor:
 
 
 def _side(processor: Any) -> int:
-    size = dict(processor.size)
+    size = dict(processor.size or {})
     return int(size.get("shortest_edge") or size.get("height") or 224)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.bundles.families.hf import folder_of, load_model, load_processor
+from pipeline.bundles.families.base import Option
+from pipeline.bundles.families.hf import load_model, load_processor, opened_folder, real_place
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.records import Word
 
 _SAMPLE_RATE_HZ = 16_000
-_SAME_WORD_S = 0.5
+_LEAST_S = 0.1  # less sound than this holds no word
 _CHUNK_S = 30.0  # what Whisper hears at once
 
 
@@ -28,15 +29,16 @@ class _Recognizer:
     def __init__(self, part: PartSpec, directory: Path, auto_model: Any, **generate: Any) -> None:
         from transformers import AutoFeatureExtractor, AutoTokenizer, pipeline
 
-        folder = folder_of(part, directory)
-        self.net = load_model(auto_model, folder, self.UNUSED)
-        extractor = load_processor(AutoFeatureExtractor, folder)
+        with opened_folder(part, directory) as folder:
+            self.net = load_model(auto_model, folder, self.UNUSED)
+            extractor = load_processor(AutoFeatureExtractor, folder)
+            tokenizer = load_processor(AutoTokenizer, folder)
         self.sample_rate_hz = int(extractor.sampling_rate)
         self.generate = {k: v for k, v in generate.items() if v is not None}
         self.pipeline = pipeline(
             "automatic-speech-recognition",
             model=self.net,
-            tokenizer=load_processor(AutoTokenizer, folder),
+            tokenizer=tokenizer,
             feature_extractor=extractor,
         )
 
@@ -48,6 +50,8 @@ class _Recognizer:
     @torch.inference_mode()
     def transcribe(self, samples: npt.NDArray[np.float32]) -> list[Word]:
         """Words of mono sound at `sample_rate_hz`, in order, with their times in it."""
+        if len(samples) < _LEAST_S * self.sample_rate_hz:
+            return []
         options: dict[str, Any] = {"generate_kwargs": self.generate} if self.generate else {}
         heard: Any = self.pipeline(
             {"raw": samples, "sampling_rate": self.sample_rate_hz},
@@ -72,7 +76,7 @@ def _timed(chunks: Iterable[dict[str, Any]], length_s: float) -> Iterable[Word]:
 class Whisper(_Recognizer):
     """Whisper (https://arxiv.org/abs/2212.04356); word times from its attention to the sound."""
 
-    OPTIONS = ("language",)
+    OPTIONS: ClassVar[dict[str, Option]] = {"language": (str, None)}
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
         from transformers import AutoModelForSpeechSeq2Seq
@@ -84,7 +88,7 @@ class Whisper(_Recognizer):
 class Wav2Vec2(_Recognizer):
     """wav2vec 2.0 with CTC (https://arxiv.org/abs/2006.11477); each letter has its instant."""
 
-    OPTIONS = ()
+    OPTIONS: ClassVar[dict[str, Option]] = {}
     UNUSED = ("wav2vec2.masked_spec_embed",)  # hides sound in training; no published file has it
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
@@ -96,33 +100,41 @@ class Wav2Vec2(_Recognizer):
 class FasterWhisper:
     """Whisper by CTranslate2 (the `speech` extra), from a folder, with its own search for speech."""
 
-    OPTIONS = ("language", "beams", "compute_type")
+    OPTIONS: ClassVar[dict[str, Option]] = {
+        "language": (str, None),
+        "beams": (int, 1),
+        "compute_type": (str, None),
+    }
 
     sample_rate_hz = _SAMPLE_RATE_HZ
 
     def __init__(self, part: PartSpec, directory: Path) -> None:
-        self.part, self.folder = part, folder_of(part, directory)
-        self.net = self._open("cpu")
+        import faster_whisper
 
-    def _open(self, device: str) -> Any:
-        from faster_whisper import WhisperModel
-
-        fastest = "float16" if device == "cuda" else "float32"
-        kind = str(self.part.options.get("compute_type", fastest))
-        try:
-            return WhisperModel(
-                str(self.folder), device=device, compute_type=kind, local_files_only=True
-            )
-        except (RuntimeError, ValueError, OSError) as e:
-            raise BundleError(f"{self.folder}: not loaded: {e}") from e
+        self.part, self.directory, self.library = part, directory, faster_whisper
+        self.net: Any = None
 
     def to(self, device: torch.device) -> FasterWhisper:
-        if device.type == "cuda":
-            self.net = self._open("cuda")
+        """Load where it will run.
+
+        Raises:
+            BundleError: the folder is damaged, or the device cannot compute in `compute_type`.
+        """
+        fastest = "float16" if device.type == "cuda" else "float32"
+        kind = str(self.part.options.get("compute_type", fastest))
+        with opened_folder(self.part, self.directory) as folder:
+            try:
+                self.net = self.library.WhisperModel(
+                    str(folder), device=device.type, compute_type=kind, local_files_only=True
+                )
+            except Exception as e:  # a damaged file makes the library fail in any way
+                raise BundleError(f"{real_place(folder)}: not loaded: {e}") from e
         return self
 
     def transcribe(self, samples: npt.NDArray[np.float32]) -> list[Word]:
         """Words of mono sound at 16 kHz, in order, with times and probabilities; none where nobody speaks."""
+        if len(samples) < _LEAST_S * self.sample_rate_hz:
+            return []
         options = self.part.options
         segments, _ = self.net.transcribe(
             samples,
@@ -140,14 +152,13 @@ class FasterWhisper:
 
 
 def glued(parts: Iterable[tuple[str, float, float, float]]) -> list[Word]:
-    """Whole words: a part that does not begin with a space goes on from the one before ("Mm", "-hmm")."""
+    """Whole words: a part that begins with a hyphen or an apostrophe goes on from the one before."""
     words: list[Word] = []
     for text, start_s, end_s, score in parts:
-        if words and not text.startswith(" ") and start_s - words[-1].end_s < _SAME_WORD_S:
+        if words and text[:1] in ("-", "'", "’"):
             last = words.pop()
-            words.append(
-                Word(last.word + text.strip(), last.start_s, end_s, min(last.score or score, score))
-            )
+            least = score if last.score is None else min(last.score, score)
+            words.append(Word(last.word + text.strip(), last.start_s, end_s, least))
         elif text.strip():
             words.append(Word(text.strip(), start_s, end_s, score))
     return words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,36 @@ def test_a_missing_sense_is_said_by_no_label(loaded):
     ((both,),) = loaded.understand([make_batch(1)])
     assert {x.modality for x in both.labels} == {"video", "audio", "fused"}
     assert both.embedding is None or both.embedding.shape == (loaded.dim,)
+
+
+def test_a_clip_that_ends_early_is_looked_at_as_far_as_it_goes(tmp_path):
+    """Half a clip gives what the same half gives as a whole clip of that length: no still is judged."""
+    spec = kinetics_x3d(tmp_path)
+    whole = make_batch(1, n_frames=20)
+    valid = np.arange(20)[None] < 13
+    padded = replace(whole, frame_valid=valid, end_s=np.array([2.6]), is_padded=np.array([True]))
+    short = replace(
+        whole, frames=whole.frames[:, :13], frame_valid=valid[:, :13], end_s=np.array([2.6])
+    )
+    model = Model(spec, load_config(overrides=CONFIG))
+    found = model.sight.look(padded, 4.0, 0, 1)
+    torch.testing.assert_close(found, model.sight.look(short, 2.6, 0, 1))
+
+
+def test_mistakes_in_a_bundle_are_told_before_anything_runs(tmp_path):
+    kinetics_x3d(tmp_path)
+    text = (tmp_path / "bundle.yaml").read_text()
+    for before, after, said in (
+        ("kinetics400:\n", "kinetics700:\n", "'kinetics400' is missing"),
+        ("model: x3d_s", "model: x3d_s\n    classes: 700", "X3D_S.pyth: weights do not fit"),
+        ("model: x3d_s", "model: x3d_s\n    temporal_views: -1", "temporal_views is -1"),
+        ("model: x3d_s", "model: x3d_s\n    spatial_crops: two", "spatial_crops is 'two'"),
+        ("kind: yamnet", "kind: yamnet\n  options: {speed: 2}", "unknown option 'speed'; it has: none"),
+    ):
+        assert before in text
+        (tmp_path / "bundle.yaml").write_text(text.replace(before, after))
+        with pytest.raises(BundleError, match=said):
+            Model(find_bundle(str(tmp_path)), load_config(overrides=CONFIG))
 
 
 def test_a_sentence_lies_where_clips_do(tmp_path):

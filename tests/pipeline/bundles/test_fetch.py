@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
 
-from pipeline.bundles.fetch import fetch, resolve_url
-from pipeline.bundles.spec import BundleError, find_bundle
+from pipeline.bundles.fetch import _may_have_token, fetch, resolve_url
+from pipeline.bundles.spec import BundleError, WeightFile, find_bundle
 from pipeline.bundles.weights import checked_path
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
@@ -26,7 +27,7 @@ class Server:
         self.redirects: dict[str, str] = {}
         self.faults: list[str | int] = []
         self.requests: list[tuple[str, str | None, str | None]] = []
-        self.has_ranges = True
+        self.has_ranges = self.tells_length = True
         served = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -61,9 +62,23 @@ class Server:
             request.send_response(404)
             request.send_header("Content-Length", "0")
             return request.end_headers()
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.has_ranges else 0
+        tag = f'"{hashlib.sha256(content).hexdigest()[:8]}"'
+        is_same = request.headers.get("If-Range") in (None, tag)
+        start = (
+            int(asked.removeprefix("bytes=").rstrip("-"))
+            if asked and self.has_ranges and is_same
+            else 0
+        )
+        if start > len(content):
+            request.send_response(416)
+            request.send_header("Content-Length", "0")
+            return request.end_headers()
         request.send_response(206 if start else 200)
-        request.send_header("Content-Length", str(len(content) - start))
+        request.send_header("ETag", tag)
+        if self.tells_length:
+            request.send_header("Content-Length", str(len(content) - start))
+        else:
+            request.close_connection = True
         request.end_headers()
         body = content[start:]
         if fault == "break":
@@ -131,6 +146,79 @@ def test_what_came_before_an_end_is_kept_for_the_next_fetch(server, bundle):
     assert not (spec.directory / "w/model.pth").exists()
     assert mine(fetch(spec)).sha256 == SUM
     assert server.requests[-1][1] is not None
+
+
+def test_a_file_that_changed_meanwhile_is_begun_again(server, bundle):
+    """No sum is published, so nothing else could tell that head and tail are of different files."""
+    server.files["/model.pth"] = b"old" * 100_000
+    server.faults = ["break", *[503] * 4]
+    spec = bundle(f"{server.url}/model.pth", sha256=None)
+    with pytest.raises(BundleError, match="HTTP 503"):
+        fetch(spec)
+    server.files["/model.pth"] = CONTENT
+    assert mine(fetch(spec)).sha256 == SUM
+
+
+def test_a_beginning_longer_than_the_file_is_thrown_away(server, bundle):
+    server.files["/model.pth"] = CONTENT
+    server.faults = ["break", *[503] * 4]
+    spec = bundle(f"{server.url}/model.pth", sha256=None)
+    with pytest.raises(BundleError):
+        fetch(spec)
+    with (spec.directory / "w/model.pth.part").open("ab") as part:
+        part.write(b"x" * len(CONTENT))
+    assert mine(fetch(spec)).sha256 == SUM
+
+
+def test_without_length_and_sum_nobody_could_say_that_a_file_is_whole(server, bundle):
+    server.files["/model.pth"], server.tells_length = CONTENT, False
+    with pytest.raises(BundleError, match="tells neither length nor sum"):
+        fetch(bundle(f"{server.url}/model.pth", sha256=None))
+    assert mine(fetch(bundle(f"{server.url}/model.pth"))).sha256 == SUM
+
+
+def test_two_that_fetch_one_bundle_wait_for_each_other(server, bundle):
+    server.files["/model.pth"] = CONTENT
+    spec = bundle(f"{server.url}/model.pth", sha256=None)
+    with ThreadPoolExecutor(4) as pool:
+        found = [f.result() for f in [pool.submit(fetch, spec) for _ in range(4)]]
+    assert {mine(files).sha256 for files in found} == {SUM}
+    assert sum(mine(files).state == "downloaded" for files in found) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "endpoint"),
+    [
+        ("https://huggingface.co.evil.example/x", None),
+        ("https://example.com/x", ""),
+        ("hf://me/net@1/x", "http://hub.example"),
+    ],
+)
+def test_the_hubs_token_goes_to_nobody_else(url, endpoint, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    if endpoint is not None:
+        monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    file = WeightFile(file="x", url=url)
+    assert not _may_have_token(file, resolve_url(url))
+    monkeypatch.delenv("HF_ENDPOINT", raising=False)
+    hubs = WeightFile(file="x", url="hf://me/net@1/x")
+    assert _may_have_token(hubs, resolve_url(hubs.url))
+
+
+@pytest.mark.parametrize("damage", ["{bad", "[]"])
+def test_a_damaged_record_of_sums_is_named(bundle, damage):
+    spec = bundle("https://example.com/x", sha256=None)
+    (spec.directory / "sums.json").write_text(damage)
+    with pytest.raises(BundleError, match=r"sums\.json: damaged"):
+        fetch(spec)
+
+
+def test_a_folder_where_one_name_stands_for_two_files_is_not_guessed_at(tmp_path, monkeypatch):
+    monkeypatch.setenv("REELTABLE_MODELS", str(tmp_path / "models"))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BundleError, match=r"clip/config\.json is not there"):
+        fetch(find_bundle("clip-clap"), source=tmp_path)
 
 
 def test_a_server_without_ranges_begins_again(server, bundle):

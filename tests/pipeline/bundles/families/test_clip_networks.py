@@ -12,7 +12,7 @@ from torchvision.models import get_model, get_weight
 from torchvision.transforms import _functional_video
 
 from pipeline.bundles.families import load_part
-from pipeline.bundles.families.base import Sampling, frame_places, square_views
+from pipeline.bundles.families.base import Sampling, cut, frame_places
 from pipeline.bundles.spec import BundleError
 from tests.pipeline.bundles.families.published import file_part, randomised
 
@@ -188,7 +188,22 @@ def test_a_window_longer_than_the_clip_sees_all_of_it():
 
 
 def test_spatial_views_are_the_ends_and_the_middle():
-    frames = torch.arange(10).view(1, 1, 1, 10, 1).expand(2, 3, 4, 10, 3).to(torch.uint8)
-    views = square_views(frames, 3)
-    assert views.shape == (2, 3, 3, 4, 4, 3)
-    assert views[0, :, 0, 0, 0, 0].tolist() == [0, 3, 6]
+    wide = torch.arange(10).expand(2, 3, 4, 10)
+    assert [cut(wide, 4, i, 3)[0, 0, 0].tolist() for i in range(3)] == [
+        [0, 1, 2, 3], [3, 4, 5, 6], [6, 7, 8, 9],
+    ]  # fmt: skip
+    assert cut(wide.transpose(-1, -2), 4, 2, 3)[0, 0, :, 0].tolist() == [6, 7, 8, 9]
+    assert cut(wide, 4, 0, 1)[0, 0, 0].tolist() == [3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_18", "swin3d_t"])
+def test_the_middle_of_three_crops_is_torchvisions_own_and_the_ends_are_the_pictures(name, tmp_path):
+    path = tmp_path / f"{name}.pth"
+    torch.save(get_model(name, weights=None, num_classes=N_CLASSES).state_dict(), path)
+    ours = load_part(file_part("torchvision", path, model=name, classes=N_CLASSES), tmp_path)
+    frames = torch.arange(171).view(1, 1, 1, 171, 1).expand(1, 2, 128, 171, 3).to(torch.uint8)
+    left, middle, right = (ours.prepare(frames, i, 3) for i in range(3))
+    torch.testing.assert_close(middle, ours.prepare(frames), atol=0.02, rtol=0)
+    assert left.min() == ours.prepare(frames[..., :1, :].expand(1, 2, 128, 171, 3)).min()
+    assert right.max() > middle.max() > left.max()
+    assert left.shape == middle.shape == right.shape

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import io
 import json
@@ -15,6 +16,7 @@ from PIL import Image
 
 from pipeline.bundles.families import load_part
 from pipeline.bundles.spec import BundleError, PartSpec
+from pipeline.records import MediaError
 
 N_CLIPS = 12
 
@@ -27,6 +29,8 @@ class Endpoint:
         self.delays_s: dict[int, float] = {}
         self.requests: list[tuple[int, float, dict, str | None]] = []
         self.now = self.most_at_once = 0
+        self.drips_s = 0.0
+        self.refuses_probabilities = False
         self.lock = threading.Lock()
         served = self
 
@@ -63,7 +67,9 @@ class Endpoint:
             token = request.headers.get("Authorization")
             self.requests.append((grey, time.monotonic(), body, token))
             waiting = self.faults.get(grey)
-            fault = waiting.pop(0) if waiting else None
+            fault: object = waiting.pop(0) if waiting else None
+            if self.refuses_probabilities and "logprobs" in body:
+                fault = (400, {})
         time.sleep(self.delays_s.get(grey, 0.02))
         said = {"role": "assistant", "content": f"Grey {grey}."}
         logs = {"content": [{"token": "Grey", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
@@ -88,7 +94,11 @@ class Endpoint:
             request.send_header(name, value)
         request.send_header("Content-Length", str(len(content)))
         request.end_headers()
-        request.wfile.write(content)
+        step = 20 if self.drips_s else len(content)
+        for i in range(0, len(content), step):
+            request.wfile.write(content[i : i + step])
+            request.wfile.flush()
+            time.sleep(self.drips_s * step / len(content))
 
 
 @pytest.fixture
@@ -143,7 +153,7 @@ def test_what_passes_is_asked_again_and_the_pause_is_the_servers(endpoint, tmp_p
 def test_a_caption_that_fails_is_a_null_with_its_reason_and_nobody_elses(endpoint, tmp_path):
     endpoint.faults = {
         2: [(500, {})] * 9,
-        3: [(400, {})],
+        3: [(404, {})],
         4: [b'{"choices": [{"index": 0, "message": {"role": "assistant", "content": null}}]}'] * 9,
         5: ["html"] * 9,
         6: ["close"] * 9,
@@ -152,7 +162,7 @@ def test_a_caption_that_fails_is_a_null_with_its_reason_and_nobody_elses(endpoin
     found = captioner(endpoint, tmp_path, concurrency=12).caption(clips())
     lost = {
         2: "HTTP 500",
-        3: "HTTP 400",
+        3: "HTTP 404",
         4: "no text",
         5: "malformed answer",
         6: "Connection",
@@ -177,9 +187,9 @@ def test_requests_keep_the_pace_that_is_allowed(endpoint, tmp_path):
 def test_a_request_holds_a_clips_pictures_in_order_and_the_key_of_the_environment(
     endpoint, tmp_path, monkeypatch
 ):
-    monkeypatch.setenv("MY_KEY", "secret")
+    monkeypatch.setenv("REELTABLE_VLM_KEY", "secret")
     clip = np.stack([np.full((600, 900, 3), 60 * i, np.uint8) for i in range(4)])
-    captioner(endpoint, tmp_path, key_variable="MY_KEY", frames=4, side_px=300).caption([clip])
+    captioner(endpoint, tmp_path, frames=4, side_px=300).caption([clip])
     ((_, _, body, token),) = endpoint.requests
     assert token == "Bearer secret"
     assert body["model"] == "tiny"
@@ -193,5 +203,74 @@ def test_a_request_holds_a_clips_pictures_in_order_and_the_key_of_the_environmen
 
 def test_an_endpoint_needs_an_address(tmp_path):
     part = PartSpec(kind="endpoint", options={"base_url": "file:///x"}, licence="none", source="a test")
-    with pytest.raises(BundleError, match="expected http://host:port/v1"):
+    with pytest.raises(BundleError, match=r"expected captions\.url=http://host:port/v1"):
         load_part(part, tmp_path)
+
+
+def test_an_endpoint_that_is_away_fails_the_units_and_is_not_waited_for_again(endpoint, tmp_path):
+    """A whole lake of nulls would look done; a failure is taken again by --retry-failures."""
+    endpoint.http.shutdown()
+    endpoint.http.server_close()
+    away = captioner(endpoint, tmp_path, max_retries=1)
+    with pytest.raises(
+        MediaError, match=r"no clip of 12 was captioned by http://127\.0\.0\.1.*Connection"
+    ):
+        away.caption(clips())
+    started = time.monotonic()
+    with pytest.raises(MediaError):
+        away.caption(clips())
+    assert time.monotonic() - started < 2.0
+
+
+def test_a_server_that_refuses_to_tell_probabilities_is_asked_without(endpoint, tmp_path):
+    endpoint.refuses_probabilities = True
+    found = captioner(endpoint, tmp_path, max_retries=0).caption(clips())
+    assert texts(found) == OWN
+    assert "logprobs" in endpoint.requests[0][2]
+    assert "logprobs" not in endpoint.requests[-1][2]
+
+
+def test_an_answer_that_drips_is_given_up_in_time(endpoint, tmp_path):
+    endpoint.drips_s = 6.0
+    started = time.monotonic()
+    with pytest.raises(MediaError, match="no answer in 1 s"):
+        captioner(endpoint, tmp_path, max_retries=0).caption(clips()[:2])
+    assert time.monotonic() - started < 4.0
+
+
+def test_scores_that_are_none_are_left_out(endpoint, tmp_path):
+    said = '"message":{"role":"assistant","content":"Hm."}'
+    logs = '"logprobs":{"content":[{"token":"a","logprob":%s}]}'
+    whole = (
+        '{"id":"x","object":"c","created":1,"model":"m","choices":[{"index":0,'
+        + said
+        + ","
+        + logs
+        + "}]}"
+    )
+    endpoint.faults = {0: [(whole % "1e9").encode()], 1: [(whole % "NaN").encode()]}
+    found = captioner(endpoint, tmp_path).caption(clips()[:3])
+    assert texts(found) == ["Hm.", "Hm.", OWN[2]]
+    assert [caption.score for caption in found[:2]] == [None, None]
+
+
+def test_captions_are_written_inside_a_notebooks_event_loop_too(endpoint, tmp_path):
+    asked = captioner(endpoint, tmp_path)
+
+    async def cell():
+        return asked.caption(clips()[:2])
+
+    assert texts(asyncio.run(cell())) == OWN[:2]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ({"concurrency": 0}, "concurrency is 0; expected a number of type int, 1 or more"),
+        ({"timeout_s": "soon"}, "timeout_s is 'soon'; expected a number of type float"),
+        ({"speed": 1}, "unknown option 'speed'; it has: base_url"),
+    ],
+)
+def test_options_are_checked(endpoint, tmp_path, option, said):
+    with pytest.raises(BundleError, match=said):
+        captioner(endpoint, tmp_path, **option)

@@ -150,6 +150,21 @@ def test_ast_answers_as_its_library_does(tmp_path):
     assert ours.names == ("run", "fall", "sit")
 
 
+def test_ast_hears_all_of_a_long_sound_and_next_to_nothing_of_a_short_one(tmp_path):
+    config = hf.ASTConfig(
+        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, **NAMES
+    )
+    folder = saved(tmp_path / "ast", hf.ASTForAudioClassification(config), hf.ASTFeatureExtractor())
+    ours = load_part(folder_part("hf_audio", folder), tmp_path)
+    (long,) = sounds(1, 25.0)
+    other = long.copy()
+    other[15 * 16_000 :] = sounds(1, 10.0, seed=1)[0]
+    with torch.inference_mode():
+        assert not torch.allclose(ours([long]), ours([other]))
+        for n in (0, 1, 160):
+            assert ours([np.zeros(n, np.float32)]).isfinite().all()
+
+
 def clip(folder):
     config = hf.CLIPConfig(text_config=TEXT, vision_config=VIT, projection_dim=16)
     return saved(folder, hf.CLIPModel(config), hf.CLIPImageProcessor(**SMALL), word_tokenizer())
@@ -243,7 +258,9 @@ def git(folder, n_frames=None):
     config = hf.GitConfig(
         vision_config=VIT, num_image_with_embedding=n_frames, max_position_embeddings=64, **text
     )
-    processor = hf.GitProcessor(hf.CLIPImageProcessor(**SMALL), word_tokenizer())
+    # Video checkpoints were published with a video's processor.
+    image = hf.VideoMAEImageProcessor(**SMALL) if n_frames else hf.CLIPImageProcessor(**SMALL)
+    processor = hf.GitProcessor(image, word_tokenizer())
     return saved(folder, hf.GitForCausalLM(config), processor)
 
 
@@ -270,7 +287,7 @@ def test_a_captioner_says_what_its_library_says(make, n_frames, tmp_path):
     expected = []
     for frames in clips:
         pixels = processor(images=list(frames), return_tensors="pt").pixel_values
-        pixels = pixels[None] if n_frames > 1 else pixels
+        pixels = pixels.reshape(1, n_frames, *pixels.shape[-3:]) if n_frames > 1 else pixels
         with torch.inference_mode():
             ids = model.generate(pixel_values=pixels, max_new_tokens=6, do_sample=False)
         expected.append(" ".join(processor.batch_decode(ids, skip_special_tokens=True)[0].split()))
@@ -283,6 +300,17 @@ def test_a_captioner_says_what_its_library_says(make, n_frames, tmp_path):
             assert caption.text is None
             assert caption.problem
     assert any(caption.text for caption in found)
+
+
+def test_a_captions_score_is_its_own_whoever_it_was_written_with(tmp_path):
+    """What fills a short sentence up to its longest neighbour's length is no word of it."""
+    ours = load_part(folder_part("hf_caption", git(tmp_path / "git"), max_tokens=12), tmp_path)
+    clips = [clip.numpy() for clip in pictures(6, 1)]
+    together = ours.caption(clips)
+    for clip, caption in zip(clips, together, strict=True):
+        (alone,) = ours.caption([clip])
+        assert alone.text == caption.text
+        assert alone.score == pytest.approx(caption.score, rel=1e-3)
 
 
 def test_gits_old_name_of_its_temporal_embedding_is_loaded_and_not_made_up(tmp_path):
@@ -378,6 +406,33 @@ def test_a_pickle_with_code_in_a_folder_is_refused_and_safetensors_come_first(tm
     (folder / "model.safetensors").unlink()
     with pytest.raises(BundleError, match=r"(?i)not loaded: .*(weights_only|weights only)"):
         load_part(folder_part("hf_video", folder), tmp_path)
+
+
+def test_what_a_bundle_does_not_name_is_not_loaded(tmp_path):
+    """The library would take a second set of weights that lies beside the named one."""
+    folder = videomae(tmp_path / "videomae")
+    from safetensors.torch import load_file, save_file
+
+    named = load_file(folder / "model.safetensors")
+    torch.save(named, folder / "pytorch_model.bin")
+    save_file(
+        {k: t + 1 for k, t in named.items()}, folder / "model.safetensors", metadata={"format": "pt"}
+    )
+    part = folder_part("hf_video", folder)
+    files = {name: sum_ for name, sum_ in part.checkpoint.files.items() if name != "model.safetensors"}
+    part = part.model_copy(update={"checkpoint": part.checkpoint.model_copy(update={"files": files})})
+    ours = load_part(part, tmp_path)
+    torch.testing.assert_close(ours.net.classifier.weight, named["classifier.weight"])
+
+
+def test_half_precision_files_are_run_in_float32(tmp_path):
+    folder = videomae(tmp_path / "videomae")
+    rewrite_tensors(folder, lambda t: {k: v.half() for k, v in t.items()})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    ours = load_part(folder_part("hf_video", folder), tmp_path)
+    with torch.inference_mode():
+        assert ours(pictures(1, 4)).dtype == torch.float32
 
 
 def test_code_of_a_repository_is_never_run(tmp_path):

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.bundles.families import load_part
 from pipeline.bundles.families.speech import glued
@@ -33,7 +34,7 @@ def grid(shared_media):
 @pytest.fixture(scope="module")
 def whisper():
     spec = find_bundle("embedded-speech")
-    return load_part(spec.speech, spec.directory)
+    return load_part(spec.speech, spec.directory).to(torch.device("cpu"))
 
 
 def sound_of(path):
@@ -59,6 +60,8 @@ def test_whisper_hears_the_sentences_of_talking_heads(whisper, grid):
 def test_parts_of_a_word_are_glued():
     parts = [(" Mm", 0.0, 0.2, 0.9), ("-hmm.", 0.2, 0.5, 0.5), (" So", 1.0, 1.1, 0.8)]
     assert glued(parts) == [Word("Mm-hmm.", 0.0, 0.5, 0.5), Word("So", 1.0, 1.1, 0.8)]
+    unspaced = [("你", 0.0, 0.2, 0.9), ("好", 0.2, 0.4, 0.9)]
+    assert [word.word for word in glued(unspaced)] == ["你", "好"]
 
 
 def test_whisper_hears_nothing_where_nobody_speaks(whisper):
@@ -120,4 +123,4 @@ def test_a_damaged_speech_model_is_refused(tmp_path):
         files[name] = hashlib.sha256((tmp_path / "model" / name).read_bytes()).hexdigest()
     cut = spec.checkpoint.model_copy(update={"package": None, "files": files})
     with pytest.raises(BundleError, match="not loaded"):
-        load_part(spec.model_copy(update={"checkpoint": cut}), tmp_path)
+        load_part(spec.model_copy(update={"checkpoint": cut}), tmp_path).to(torch.device("cpu"))
