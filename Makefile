@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-offset bench-tables soak-media soak-tables train-lips clean
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-offset bench-tables soak-media soak-tables train-lips clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -32,6 +32,9 @@ calibrate: $(STAMP)  ## fit the sound scores on ESC-10 and print what stands in 
 
 bench-decode: $(STAMP)  ## CPU cost of decoding against decord, PyAV, torchcodec and ffmpeg
 	$(BIN)/python -m tests.benchmarks.decode
+
+bench-encode: $(STAMP)  ## clips a second by family, against its own library
+	$(BIN)/python -m tests.benchmarks.encode
 
 bench-offset: $(STAMP)  ## how well the content tells the offset of sound and picture
 	$(BIN)/python -m tests.benchmarks.offset

@@ -163,6 +163,11 @@ class RunConfig(_Section):
     encode_cpus: float = Field(0.5, gt=0, description="CPUs reserved for an encode actor without GPU")
     encode_gpus: float = Field(1.0, gt=0, description="GPUs an encode actor takes where there are any")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32"] = Field(
+        "auto",
+        description="auto: bfloat16 where the processor has it and the answer allows it; "
+        "float32: as the libraries compute",
+    )
     units_per_batch: int = Field(2, ge=1, description="units encoded in one call")
     units_per_file: int = Field(8, ge=1, description="units behind one table file and commit record")
     max_files: int = Field(1000, ge=1, description="table files of a run; more units go into each")

@@ -44,7 +44,9 @@ class Model:
             BundleError: weights are absent, altered, or do not fit.
         """
         self.spec, self.config, self.device = spec, spec.fitted(config), torch.device(device)
-        self.sight = make_sight(spec, config.clips.length_s, self.device)
+        self.sight = make_sight(
+            spec, config.clips.length_s, self.device, config.run.precision == "float32"
+        )
         self.hearing = make_hearing(spec, self.device)
         self.sample_rate_hz = spec.sample_rate_hz
         self._read_phrases()

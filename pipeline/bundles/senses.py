@@ -60,9 +60,9 @@ class Sense(Protocol):
 
 
 def make_sight(
-    bundle: BundleSpec, length_s: float, device: torch.device
+    bundle: BundleSpec, length_s: float, device: torch.device, is_exact: bool
 ) -> PictureSight | ClipSight | PairSight | None:
-    """The bundle's sense of pictures, for clips of `length_s`."""
+    """The bundle's sense of pictures, for clips of `length_s`; exact: in float32, as its library computes."""
     if bundle.video is None:
         return None
     kind = bundle.video.kind
@@ -75,7 +75,7 @@ def make_sight(
         return PictureSight(bundle, bundle.video, device)
     if kind in _PAIRS:
         return PairSight(bundle, bundle.video, device)
-    return ClipSight(bundle, bundle.video, length_s, device)
+    return ClipSight(bundle, bundle.video, length_s, device, is_exact)
 
 
 def make_hearing(
@@ -181,10 +181,16 @@ class ClipSight:
     modality = "video"
 
     def __init__(
-        self, bundle: BundleSpec, spec: EncoderSpec, length_s: float, device: torch.device
+        self,
+        bundle: BundleSpec,
+        spec: EncoderSpec,
+        length_s: float,
+        device: torch.device,
+        is_exact: bool,
     ) -> None:
         self.device, self.length_s = device, length_s
-        self.net: VideoNet = load_part(spec, bundle.directory).to(device)
+        net: VideoNet = load_part(spec, bundle.directory)
+        self.net = net.to(device) if is_exact else net.accelerate(device)
         self.space = spec.labels
         classes = _class_names(bundle, spec, self.net.names)
         _check_head(bundle, spec, classes, self.net.n_classes)

@@ -39,7 +39,7 @@ def video(tmp_path_factory):
     return str(flash_and_click(tmp_path_factory.mktemp("video") / "a.mp4", seconds=8))
 
 
-CONFIG = load_config(overrides=["labels.actions=[running, falling]"])
+CONFIG = load_config(overrides=["labels.actions=[running, falling]", "run.precision=float32"])
 
 
 def test_the_answer_is_the_mean_over_views_in_time_and_space(bundle, video):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.bundles.accelerate import fast_dtype
 from pipeline.records import ClipBatch, Word
 
 # What an option may be: its type, and the least that a number may be.
@@ -86,8 +87,12 @@ class VideoNet(nn.Module):
 
     OPTIONS: ClassVar[dict[str, Option]] = {"temporal_views": (int, 0), "spatial_crops": (int, 1)}
     sampling: Sampling
+    n_classes: int
     names: tuple[str, ...] | None = None  # of the classes, where the checkpoint says them
     gives_probabilities = False  # the library's forward ends in a softmax already
+    dtype = torch.float32  # of the network's input, once it is accelerated
+    layout: torch.memory_format | None = None
+    casts = False  # matrix products in `dtype`, the rest in float32
 
     def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
         """uint8 (B, n_frames, H, W, 3) → the network's input.
@@ -101,10 +106,21 @@ class VideoNet(nn.Module):
         """What the library's own forward gives, (B, C), of uint8 frames (B, n_frames, H, W, 3)."""
         raise NotImplementedError
 
+    def accelerate(self, device: torch.device) -> Self:
+        """Move to a device and run as fast there as the answers allow (`pipeline.bundles.accelerate`)."""
+        self.dtype = fast_dtype(device)
+        self.casts = self.dtype != torch.float32
+        return self.to(device)
+
+    def typed(self, x: Tensor) -> Tensor:
+        """A prepared input in the type and layout that the network runs in."""
+        return x if self.layout is None else x.to(self.dtype, memory_format=self.layout)
+
     def scores(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
         """Class probabilities, (B, C) float32."""
-        out = self(frames, crop, n_crops).float()
-        return out if self.gives_probabilities else out.softmax(-1)
+        with torch.autocast(frames.device.type, self.dtype, enabled=self.casts):
+            out = self(frames, crop, n_crops)
+        return out.float() if self.gives_probabilities else out.float().softmax(-1)
 
 
 class SoundNet(Protocol):

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import convert_image_dtype, normalize, resize
 
+from pipeline.bundles.accelerate import accelerate_cnn
 from pipeline.bundles.families.base import Option, Sampling, VideoNet, cut
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
@@ -86,6 +87,7 @@ class HubVideoNet(VideoNet):
         load_strictly(self.net, tensors, f"{name} of {part.weights.file}")
         self.gives_probabilities = p.has_softmax
         self.n_classes = next(iter(n_classes.values()))
+        self.is_convolutional = not name.startswith("mvit")
         self.sampling = Sampling(p.n_frames, _FPS / p.stride, p.side_px)
 
     def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
@@ -99,7 +101,18 @@ class HubVideoNet(VideoNet):
         return [x[:, :, slow.to(x.device)], x]
 
     def forward(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
-        return self.net(self.prepare(frames, crop, n_crops))
+        x = self.prepare(frames, crop, n_crops)
+        return self.net([self.typed(part) for part in x] if isinstance(x, list) else self.typed(x))
+
+    def accelerate(self, device: torch.device) -> Self:
+        """As `VideoNet`; the convolutional ones are folded, laid out and cast."""
+        if not self.is_convolutional:
+            return super().accelerate(device)
+        n_blocks, n_heads = len(self.net.blocks), 2 if self.published.alpha else 1  # type: ignore[arg-type]
+        heads = [f"blocks.{i}" for i in range(n_blocks - n_heads, n_blocks)]
+        self.dtype = accelerate_cnn(self.net, heads, device)
+        self.layout = torch.channels_last_3d
+        return self
 
 
 def scale_short_side(x: Tensor, side_px: int) -> Tensor:
@@ -129,6 +142,12 @@ _TORCHVISION = {
 }
 
 
+# The convolutional ones, with the parts that pool and classify.
+_POOL_AND_CLASSIFIER = dict.fromkeys(("r3d_18", "mc3_18", "r2plus1d_18"), ("avgpool", "fc")) | {
+    "s3d": ("avgpool", "classifier")
+}
+
+
 class TorchvisionVideoNet(VideoNet):
     """A video model of torchvision, from its `.pth`; `options.model` says which.
 
@@ -153,6 +172,7 @@ class TorchvisionVideoNet(VideoNet):
             raise BundleError(f"{name}: expected weights: a .pth of torchvision")
         load_strictly(self.net, read_tensors(part.weights, directory), f"{name} of {part.weights.file}")
         self.preset, self.n_classes = published.transforms(), n_classes
+        self.heads = _POOL_AND_CLASSIFIER.get(name)
         if n_classes == len(published.meta["categories"]):
             self.names = tuple(published.meta["categories"])
         sampling = Sampling(n_frames, rate_hz, min(self.preset.resize_size))
@@ -170,4 +190,12 @@ class TorchvisionVideoNet(VideoNet):
         return normalize(squares, p.mean, p.std).unflatten(0, shape).transpose(1, 2)
 
     def forward(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
-        return self.net(self.prepare(frames, crop, n_crops))
+        return self.net(self.typed(self.prepare(frames, crop, n_crops)))
+
+    def accelerate(self, device: torch.device) -> Self:
+        """As `VideoNet`; the convolutional ones are folded, laid out and cast."""
+        if self.heads is None:
+            return super().accelerate(device)
+        self.dtype = accelerate_cnn(self.net, self.heads, device)
+        self.layout = torch.channels_last_3d
+        return self

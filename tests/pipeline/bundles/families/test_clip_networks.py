@@ -11,6 +11,7 @@ from pytorchvideo.models import hub
 from torchvision.models import get_model, get_weight
 from torchvision.transforms import _functional_video
 
+from pipeline.bundles.accelerate import fold_norms
 from pipeline.bundles.families import load_part
 from pipeline.bundles.families.base import Sampling, cut, frame_places
 from pipeline.bundles.spec import BundleError
@@ -207,3 +208,43 @@ def test_the_middle_of_three_crops_is_torchvisions_own_and_the_ends_are_the_pict
     assert left.min() == ours.prepare(frames[..., :1, :].expand(1, 2, 128, 171, 3)).min()
     assert right.max() > middle.max() > left.max()
     assert left.shape == middle.shape == right.shape
+
+
+@pytest.mark.parametrize(
+    "name", ["x3d_xs", "x3d_s", "slow_r50", "slowfast_r50", "csn_r101", "mvit_base_16x4"]
+)
+def test_the_fast_way_gives_the_zoos_answer_within_tolerance(name, tmp_path):
+    """Folded, laid out and cast: the same class first, and a cosine of 0.998 at least (docs/speed.md)."""
+    part = file_part("pytorchvideo", pyth(tmp_path, name), model=name, classes=N_CLASSES)
+    exact, fast = load_part(part, tmp_path), load_part(part, tmp_path).accelerate(torch.device("cpu"))
+    frames = torch.cat([pictures(exact.sampling.n_frames, seed=seed) for seed in range(2)])
+    with torch.inference_mode():
+        expected, found = exact.scores(frames), fast.scores(frames)
+    assert found.dtype == torch.float32
+    assert torch.cosine_similarity(found, expected).min() > 0.998
+    best = expected.topk(2).values
+    if (best[:, 0] - best[:, 1]).min() > 0.01:
+        assert found.argmax(1).tolist() == expected.argmax(1).tolist()
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_18", "s3d", "swin3d_t"])
+def test_the_fast_way_gives_torchvisions_answer_within_tolerance(name, tmp_path):
+    path = tmp_path / f"{name}.pth"
+    torch.save(randomised(get_model(name, weights=None, num_classes=N_CLASSES)).state_dict(), path)
+    options = {"frames": 16} if name == "s3d" else {}
+    part = file_part("torchvision", path, model=name, classes=N_CLASSES, **options)
+    exact, fast = load_part(part, tmp_path), load_part(part, tmp_path).accelerate(torch.device("cpu"))
+    frames = pictures(exact.sampling.n_frames)
+    with torch.inference_mode():
+        assert torch.cosine_similarity(fast.scores(frames), exact.scores(frames)).min() > 0.998
+
+
+def test_folding_finds_every_norm_of_x3d():
+    net = randomised(hub_model("x3d_xs"))
+    n_norms = sum(isinstance(m, torch.nn.BatchNorm3d) for m in net.modules())
+    video = torch.randn(1, 3, 4, 160, 160)
+    with torch.inference_mode():
+        expected = net(video)
+        assert fold_norms(net) == n_norms
+        assert not any(isinstance(m, torch.nn.BatchNorm3d) for m in net.modules())
+        torch.testing.assert_close(net(video), expected, atol=1e-5, rtol=1e-3)

@@ -1,0 +1,109 @@
+"""The same network, the same answers within a stated tolerance, in less time.
+
+    fold           batch norms go into the convolutions before them
+    channels last  3D convolutions run on the layout that their kernels are written for
+    bfloat16       weights and activations, where the processor multiplies them natively; heads stay in float32
+
+Which steps a device gets is decided here and nowhere else. `docs/speed.md` has what each was predicted to give,
+gave, and by how much it moves the output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+_CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+def fast_dtype(device: torch.device) -> torch.dtype:
+    """bfloat16 where the device multiplies it natively, else float32."""
+    if device.type == "cuda":
+        return (
+            torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+        )
+    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_bf16 else torch.float32
+
+
+class InFloat(nn.Module):
+    """A module that computes in float32 within a network that does not."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module.float()
+
+    def forward(self, x: Tensor | list[Tensor]) -> Tensor:
+        """What the module gives for `x`, in float32."""
+        return self.module([part.float() for part in x] if isinstance(x, list) else x.float())
+
+
+def fold_norms(net: nn.Module) -> int:
+    """Put each batch norm into the convolution that it follows; how many were.
+
+    Pairs are known by their place: `conv_x` and `norm_x` of one block, as pytorchvideo names them, or
+    neighbours in a `Sequential`, as torchvision builds them.
+    """
+    n_folded = 0
+    for block in list(net.modules()):
+        for conv_owner, conv_name, norm_owner, norm_name in _pairs(block):
+            conv, norm = getattr(conv_owner, conv_name), getattr(norm_owner, norm_name)
+            setattr(conv_owner, conv_name, fuse_conv_bn_eval(conv, norm))
+            setattr(norm_owner, norm_name, nn.Identity())
+            n_folded += 1
+    return n_folded
+
+
+_Pair = tuple[nn.Module, str, nn.Module, str]  # the convolution's owner and name, then the norm's
+
+
+def _pairs(block: nn.Module) -> list[_Pair]:
+    children = list(block.named_children())
+    if isinstance(block, nn.Sequential):
+        return [
+            (block, name, block, after)
+            for (name, conv), (after, norm) in pairwise(children)
+            if isinstance(conv, _CONVOLUTIONS) and isinstance(norm, _NORMS)
+        ]
+    pairs: list[_Pair] = []
+    for name, child in children:
+        norm_name = name.replace("conv", "norm")
+        norm: object = getattr(block, norm_name, None)
+        if norm_name == name or norm is None:
+            continue
+        # A convolution in two steps ends in `conv_xy`, unless it is told to begin with it.
+        in_two = isinstance(getattr(child, "conv_xy", None), nn.Conv3d)
+        is_last = in_two and not getattr(child, "conv_xy_first", False)
+        owner, last = (child, "conv_xy") if is_last else (block, name)
+        if not isinstance(getattr(owner, last), _CONVOLUTIONS):
+            continue
+        if isinstance(norm, _NORMS):
+            pairs.append((owner, last, block, norm_name))
+        elif isinstance(norm, nn.Sequential) and len(norm) and isinstance(norm[0], _NORMS):
+            pairs.append((owner, last, norm, "0"))  # X3D: the norm, then squeeze and excitation
+    return pairs
+
+
+def accelerate_cnn(net: nn.Module, heads: Sequence[str], device: torch.device) -> torch.dtype:
+    """Fold, lay out and cast a convolutional network in place; the type that its input must have.
+
+    Args:
+        heads: dotted names of the parts that pool and classify; they stay in float32, in which the answer is
+            given and CPUs can pool.
+    """
+    fold_norms(net)
+    net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    dtype = fast_dtype(device)
+    if dtype == torch.float32:
+        return dtype
+    net.to(dtype)
+    for name in heads:
+        owner, _, last = name.rpartition(".")
+        parent = net.get_submodule(owner)
+        setattr(parent, last, InFloat(getattr(parent, last)))
+    return dtype
