@@ -9,6 +9,7 @@ import pytest
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config, load_config
 from tests.media_factory import flash_and_click
+from tests.pipeline.bundles.families.endpoint_server import Endpoint
 
 SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
 
@@ -38,3 +39,11 @@ def model(config):
 def video_file(tmp_path_factory) -> Path:
     """Ten seconds at 25 frames a second with stereo sound; a flash and a click at 1, 2, … 9 s."""
     return flash_and_click(tmp_path_factory.mktemp("media") / "plain.mp4")
+
+
+@pytest.fixture
+def endpoint():
+    """A server that captions clips; what it says depends on their grey level."""
+    endpoint = Endpoint()
+    yield endpoint
+    endpoint.close()

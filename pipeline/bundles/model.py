@@ -12,8 +12,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from pipeline.bundles.families import CAPTION_KINDS, SPEECH_KINDS, load_part
-from pipeline.bundles.families.base import Caption
+from pipeline.bundles.families import CAPTION_KINDS, SPEECH_KINDS, check_kind, load_part
+from pipeline.bundles.families.base import Caption, Captioner, Transcriber
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
 from pipeline.bundles.senses import (
     PictureSight,
@@ -57,8 +57,8 @@ class Model:
                 f"{spec.name}: its embeddings have {self.dim} numbers, it says {spec.dim}"
             )
         self.temporal = _load_temporal(spec, self.dim, self.device)
-        self.captioner = self._load(spec.captioner(config), CAPTION_KINDS)
-        self.transcriber = self._load(spec.speech, SPEECH_KINDS)
+        self.captioner: Captioner | None = self._load(spec.captioner(config), CAPTION_KINDS)
+        self.transcriber: Transcriber | None = self._load(spec.speech, SPEECH_KINDS)
 
     def _read_phrases(self) -> None:
         sounds = {}
@@ -90,9 +90,7 @@ class Model:
     def _load(self, part: PartSpec | None, kinds: Sequence[str]) -> Any:
         if part is None:
             return None
-        if part.kind not in kinds:
-            expected = ", ".join(kinds)
-            raise BundleError(f"{self.spec.name}: kind {part.kind!r}: expected one of {expected}")
+        check_kind(self.spec.name, part.kind, kinds)
         return load_part(part, self.spec.directory).to(self.device)
 
     @torch.inference_mode()

@@ -16,7 +16,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_options, load_part
+from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_kind, check_options, load_part
 from pipeline.bundles.families.base import VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
 from pipeline.bundles.objects import Objects, read_objects
@@ -66,10 +66,7 @@ def make_sight(
     if bundle.video is None:
         return None
     kind = bundle.video.kind
-    if kind not in PICTURE_KINDS:
-        raise BundleError(
-            f"{bundle.name}: video.kind {kind!r}: expected one of {', '.join(PICTURE_KINDS)}"
-        )
+    check_kind(bundle.name, kind, PICTURE_KINDS)
     if kind == "efficientnet_lite0":
         check_options(kind, bundle.video.options, {"crops": (int, 1)})
         return PictureSight(bundle, bundle.video, device)
@@ -85,10 +82,7 @@ def make_hearing(
     if bundle.audio is None:
         return None
     kind = bundle.audio.kind
-    if kind not in SOUND_KINDS:
-        raise BundleError(
-            f"{bundle.name}: audio.kind {kind!r}: expected one of {', '.join(SOUND_KINDS)}"
-        )
+    check_kind(bundle.name, kind, SOUND_KINDS)
     if kind == "yamnet":
         check_options(kind, bundle.audio.options, {})
         return PatchHearing(bundle, bundle.audio, device)

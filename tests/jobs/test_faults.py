@@ -5,14 +5,13 @@ from __future__ import annotations
 import http.client
 import os
 import subprocess
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 
 from pipeline.tables.read import read
+from tests.http_server import LoopbackServer
 from tests.media_factory import flash_and_click
 from tests.pipeline.tables.conftest import s3, s3_server  # noqa: F401
 from tests.soak.tables import rows, run_command
@@ -85,49 +84,39 @@ def test_an_output_that_may_not_be_written(small_disk, lake):
     assert "Traceback" not in complaint
 
 
-class FaultyS3:
+class FaultyS3(LoopbackServer):
     """Stands before a real S3 server and lets table files fail while `fault` says how."""
 
     def __init__(self, server: str) -> None:
         self.target = urlsplit(server).netloc
         self.fault: str | None = None
         self.n_faults = 0
-        outer = self
+        super().__init__()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_args):
-                pass
-
-            def _pass_on(self):
-                size = int(self.headers.get("content-length", 0))
-                if outer.fault and self.command == "PUT" and ".parquet" in self.path:
-                    outer.n_faults += 1
-                    if outer.fault == "close":
-                        self.rfile.read(size // 2)
-                        self.close_connection = True
-                        self.connection.close()
-                        return
-                    self.rfile.read(size)
-                    self.send_error(500)
-                    return
-                connection = http.client.HTTPConnection(outer.target)
-                connection.request(self.command, self.path, self.rfile.read(size), dict(self.headers))
-                answer = connection.getresponse()
-                body = answer.read()
-                self.send_response(answer.status)
-                for name, value in answer.getheaders():
-                    if name.lower() not in ("transfer-encoding", "connection"):
-                        self.send_header(name, value)
-                self.end_headers()
-                self.wfile.write(body if self.command != "HEAD" else b"")
-
-            do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = _pass_on  # noqa: N815
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+    def answer(self, request):
+        size = int(request.headers.get("content-length", 0))
+        if self.fault and request.command == "PUT" and ".parquet" in request.path:
+            self.n_faults += 1
+            if self.fault == "close":
+                request.rfile.read(size // 2)
+                request.close_connection = True
+                request.connection.close()
+                return
+            request.rfile.read(size)
+            request.send_error(500)
+            return
+        connection = http.client.HTTPConnection(self.target)
+        connection.request(
+            request.command, request.path, request.rfile.read(size), dict(request.headers)
+        )
+        answer = connection.getresponse()
+        body = answer.read()
+        request.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("transfer-encoding", "connection"):
+                request.send_header(name, value)
+        request.end_headers()
+        request.wfile.write(body if request.command != "HEAD" else b"")
 
 
 @pytest.mark.parametrize("fault", ["500", "close"])

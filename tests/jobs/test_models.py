@@ -9,11 +9,9 @@ import sys
 
 import av
 import numpy as np
-import pytest
 
 from pipeline.tables import query, read
 from tests.media_factory import flash_and_click
-from tests.pipeline.bundles.families.test_endpoint import Endpoint
 from tests.pipeline.bundles.test_bundles import clip_clap
 
 
@@ -40,14 +38,6 @@ def grey_video(path, grey, seconds=4):
                 container.mux(packet)
         for packet in stream.encode():
             container.mux(packet)
-
-
-@pytest.fixture
-def endpoint():
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.http.shutdown()
-    endpoint.http.server_close()
 
 
 def test_an_endpoints_captions_come_into_the_table_each_on_its_own_clip(endpoint, tmp_path):

@@ -8,7 +8,7 @@ in `FAMILIES`.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,12 @@ PICTURE_KINDS = (
 SOUND_KINDS = ("yamnet", "hf_audio", "clap")
 CAPTION_KINDS = ("hf_caption", "endpoint")
 SPEECH_KINDS = ("whisper", "wav2vec2", "faster_whisper")
+
+
+def check_kind(bundle: str, kind: str, kinds: Sequence[str]) -> None:
+    """Raise BundleError for a family that does not do what the bundle's part is for."""
+    if kind not in kinds:
+        raise BundleError(f"{bundle}: kind {kind!r}: expected one of {', '.join(kinds)}")
 
 
 def check_options(kind: str, given: Mapping[str, object], known: Mapping[str, Option]) -> None:

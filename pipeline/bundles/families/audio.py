@@ -51,7 +51,3 @@ class HuggingFaceAudioNet(nn.Module):
         device = next(self.net.parameters()).device
         each = self.net(features["input_values"].to(device)).logits
         return torch.stack([part.amax(0) for part in each.split(counts)])
-
-    def scores(self, samples: list[npt.NDArray[np.float32]]) -> Tensor:
-        """Independent class probabilities, (B, C): AudioSet's labels do not exclude each other."""
-        return torch.sigmoid(self(samples).float())

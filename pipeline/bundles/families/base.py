@@ -123,16 +123,6 @@ class VideoNet(nn.Module):
         return out.float() if self.gives_probabilities else out.float().softmax(-1)
 
 
-class SoundNet(Protocol):
-    """A classifier of whole clips of sound."""
-
-    sample_rate_hz: int
-    names: tuple[str, ...] | None
-
-    def scores(self, samples: list[npt.NDArray[np.float32]]) -> Tensor:
-        """Independent class probabilities, (B, C), of mono sound of any lengths."""
-
-
 @dataclass(frozen=True)
 class Caption:
     """A sentence on a clip, or why there is none."""

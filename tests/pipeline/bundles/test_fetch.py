@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import threading
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import yaml
@@ -14,12 +12,13 @@ import yaml
 from pipeline.bundles.fetch import _may_have_token, fetch, resolve_url
 from pipeline.bundles.spec import BundleError, WeightFile, find_bundle
 from pipeline.bundles.weights import checked_path
+from tests.http_server import LoopbackServer
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
 SUM = hashlib.sha256(CONTENT).hexdigest()
 
 
-class Server:
+class Server(LoopbackServer):
     """Serves `files` by path; `faults` are used up one a request."""
 
     def __init__(self):
@@ -28,20 +27,7 @@ class Server:
         self.faults: list[str | int] = []
         self.requests: list[tuple[str, str | None, str | None]] = []
         self.has_ranges = self.tells_length = True
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args):
-                pass
-
-            def do_GET(self):
-                served.answer(self)
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.http.server_port}"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        super().__init__()
 
     def answer(self, request):
         asked = request.headers.get("Range")
@@ -96,8 +82,7 @@ def server(monkeypatch):
     monkeypatch.delenv("REELTABLE_MIRROR", raising=False)
     server = Server()
     yield server
-    server.http.shutdown()
-    server.http.server_close()
+    server.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from pathlib import Path
 
 import torch
@@ -53,13 +52,3 @@ def rewrite_tensors(folder: Path, change: object) -> None:
     path = folder / "model.safetensors"
     tensors = change(load_file(path))  # type: ignore[operator]
     save_file({k: t.contiguous() for k, t in tensors.items()}, path, metadata={"format": "pt"})
-
-
-def byte_tokenizer(folder: Path, *, eos: str = "<|endoftext|>", bos: str = "<|startoftext|>") -> None:
-    """A byte-level BPE in the file layout of CLIP and Whisper, without merges."""
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    letters = sorted(ByteLevel.alphabet())
-    words = [*letters, *(letter + "</w>" for letter in letters), bos, eos]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\n")

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import io
-import json
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -19,94 +16,6 @@ from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.records import MediaError
 
 N_CLIPS = 12
-
-
-class Endpoint:
-    """Answers with the grey level of the first picture; `faults` by grey level, used up one a request."""
-
-    def __init__(self):
-        self.faults: dict[int, list[object]] = {}
-        self.delays_s: dict[int, float] = {}
-        self.requests: list[tuple[int, float, dict, str | None]] = []
-        self.now = self.most_at_once = 0
-        self.drips_s = 0.0
-        self.refuses_probabilities = False
-        self.lock = threading.Lock()
-        served = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *args):
-                pass
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with served.lock:
-                    served.now += 1
-                    served.most_at_once = max(served.most_at_once, served.now)
-                try:
-                    served.answer(self, body)
-                except BrokenPipeError:
-                    pass  # who asked did not wait for it
-                finally:
-                    with served.lock:
-                        served.now -= 1
-
-        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.http.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
-        threading.Thread(target=self.http.serve_forever, daemon=True).start()
-
-    def answer(self, request, body):
-        parts = body["messages"][0]["content"]
-        urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        picture = Image.open(io.BytesIO(base64.b64decode(urls[0].partition(",")[2])))
-        grey = round(float(np.asarray(picture).mean()) / 20)
-        with self.lock:
-            token = request.headers.get("Authorization")
-            self.requests.append((grey, time.monotonic(), body, token))
-            waiting = self.faults.get(grey)
-            fault: object = waiting.pop(0) if waiting else None
-            if self.refuses_probabilities and "logprobs" in body:
-                fault = (400, {})
-        time.sleep(self.delays_s.get(grey, 0.02))
-        said = {"role": "assistant", "content": f"Grey {grey}."}
-        logs = {"content": [{"token": "Grey", "logprob": -0.1, "bytes": None, "top_logprobs": []}]}
-        whole = {
-            "id": "x", "object": "chat.completion", "created": 1, "model": body["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": said, "logprobs": logs}],
-        }  # fmt: skip
-        code, headers, content = 200, {"Content-Type": "application/json"}, json.dumps(whole).encode()
-        if isinstance(fault, tuple):
-            code, more = fault
-            headers |= more
-            content = b'{"error": {"message": "no"}}'
-        elif isinstance(fault, bytes):
-            content = fault
-        elif fault == "html":
-            headers, content = {"Content-Type": "text/html"}, b"<html>a proxy's page</html>"
-        elif fault == "close":
-            request.close_connection = True
-            return
-        request.send_response(code)
-        for name, value in headers.items():
-            request.send_header(name, value)
-        request.send_header("Content-Length", str(len(content)))
-        request.end_headers()
-        step = 20 if self.drips_s else len(content)
-        for i in range(0, len(content), step):
-            request.wfile.write(content[i : i + step])
-            request.wfile.flush()
-            time.sleep(self.drips_s * step / len(content))
-
-
-@pytest.fixture
-def endpoint():
-    endpoint = Endpoint()
-    yield endpoint
-    endpoint.http.shutdown()
-    endpoint.http.server_close()
 
 
 def captioner(endpoint, tmp_path, **options):
@@ -209,8 +118,7 @@ def test_an_endpoint_needs_an_address(tmp_path):
 
 def test_an_endpoint_that_is_away_fails_the_units_and_is_not_waited_for_again(endpoint, tmp_path):
     """A whole lake of nulls would look done; a failure is taken again by --retry-failures."""
-    endpoint.http.shutdown()
-    endpoint.http.server_close()
+    endpoint.close()
     away = captioner(endpoint, tmp_path, max_retries=1)
     with pytest.raises(
         MediaError, match=r"no clip of 12 was captioned by http://127\.0\.0\.1.*Connection"

@@ -547,4 +547,5 @@ def test_whisper_answers_as_its_library_does_and_times_its_words(tmp_path):
             rtol=0,
         )
     words = ours.transcribe(heard)
+    assert words
     assert all(0 <= w.start_s <= w.end_s <= 30.0 for w in words)
