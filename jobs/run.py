@@ -17,7 +17,9 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from jobs import offline
 from jobs.plan import Plan, make_plan
+from pipeline.bundles.families import load_part
 from pipeline.bundles.fetch import fetch
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
@@ -111,9 +113,7 @@ def run(
     # What cannot be used leaves no trace.
     bundle = find_bundle(config.bundle)
     config = bundle.at_its_place(bundle.fitted(config))
-    if bundle.calls_out and not (config.captions.url and config.captions.model):
-        what = f"bundle {bundle.name} asks a model behind an endpoint"
-        raise ConfigError(f"{what}; expected captions.url=http://host:port/v1 and captions.model=NAME")
+    _check_captioner(bundle, config)
     store = Store(out)
     with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
         return _run(
@@ -127,6 +127,16 @@ def run(
             run_id,
             started_at,
         )
+
+
+def _check_captioner(bundle: BundleSpec, config: Config) -> None:
+    captions = config.captions
+    if bundle.calls_out and not (captions.url and captions.model):
+        what = f"bundle {bundle.name} asks a model behind an endpoint"
+        raise ConfigError(f"{what}; expected captions.url=http://host:port/v1 and captions.model=NAME")
+    if bundle.captioner_is_chosen and not captions.model:
+        what = f"bundle {bundle.name} runs a model of your choice"
+        raise ConfigError(f"{what}; expected captions.model=NAME, on the hub or a folder")
 
 
 def _run(
@@ -219,6 +229,12 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     if uses_gpu and not n_gpus:
         raise ConfigError("run.device is cuda, but Ray finds no GPU here; expected auto or cpu")
     n_encoders = config.run.encode_workers
+    part = plan.bundle.captioner(config)
+    if part is not None and part.kind == offline.KIND:
+        need = offline.n_gpus(part) + (n_encoders * config.run.encode_gpus if uses_gpu else 0)
+        if n_gpus < need:
+            what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
+            raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
     n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
     table = unit_table(list(plan.todo))
     share = max(1, min(16, len(table) // (n_decoders * 8)))
@@ -241,7 +257,7 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     resources: dict[str, Any] = (
         {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
     )
-    return decoded.map_batches(
+    encoded = decoded.map_batches(
         EncodeStage,
         fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
         batch_size=config.run.units_per_batch,
@@ -250,6 +266,9 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
         **resources,
         **restarts,
     )
+    if part is None or part.kind != offline.KIND:
+        return encoded
+    return offline.with_captions(encoded, load_part(part, plan.bundle.directory), part)
 
 
 def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Config) -> int:

@@ -11,7 +11,9 @@ from typing import Any
 import pyarrow as pa
 import ray
 
+from jobs.offline import REQUESTS
 from jobs.sink import with_clips
+from pipeline.bundles.families.offline import OfflineCaptioner
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
 from pipeline.media.guard import Guard, Limits
@@ -101,5 +103,14 @@ class EncodeStage:
             batch = unpack(buffer.as_py()) if buffer.is_valid else None
             units.append(dataclasses.replace(decoded, batch=batch))
         done = encode(units, self.model, self.provenance)
+        rows = with_clips([d.unit for d in done], [d.clips for d in done])
+        if isinstance(self.model.captioner, OfflineCaptioner):
+            asked = [self._requests(d, self.model.captioner) for d in units]
+            rows = rows.append_column(REQUESTS, pa.array(asked, pa.list_(pa.string())))
         self.watcher.add.remote("encoded", len(done), time.perf_counter() - started)
-        return with_clips([d.unit for d in done], [d.clips for d in done])
+        return rows
+
+    def _requests(self, decoded: Decoded, captioner: OfflineCaptioner) -> list[str | None]:
+        if decoded.batch is None:
+            return []
+        return [json.dumps(r) if r is not None else None for r in captioner.requests(decoded.batch)]

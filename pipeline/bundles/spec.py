@@ -23,6 +23,7 @@ EXTRA_PACKAGES = {
     "endpoint": ("openai", "reeltable[vlm]"),
     "faster_whisper": ("faster_whisper", "reeltable[speech]"),
 }
+_MODEL_BY_CONFIG = ("endpoint", "vllm")
 SUMS = "sums.json"  # sums of files whose publisher names none, as they were when they were fetched
 
 
@@ -218,9 +219,9 @@ class BundleSpec(_Part):
         if missing:
             raise ValueError(f"spaces: {missing[0]!r} is missing; expected floor and calibration of it")
         address = {"base_url", "model"} & set(self.captions.options if self.captions else ())
-        if self.calls_out and address:
+        if self.captioner_is_chosen and address:
             raise ValueError(
-                "captions.options: the address of an endpoint belongs into the config, captions.url"
+                "captions.options: model and address belong into the config, captions.model and captions.url"
             )
         return self
 
@@ -250,9 +251,14 @@ class BundleSpec(_Part):
         """Whether a run asks another machine."""
         return any(part.kind == "endpoint" for part in self.parts())
 
+    @property
+    def captioner_is_chosen(self) -> bool:
+        """Whether the config says which model writes the captions."""
+        return self.captions is not None and self.captions.kind in _MODEL_BY_CONFIG
+
     def captioner(self, config: Config) -> PartSpec | None:
-        """What writes the captions; an endpoint with the address that the config gives."""
-        if self.captions is None or not self.calls_out:
+        """What writes the captions; where the config chooses the model, with its name and address."""
+        if self.captions is None or not self.captioner_is_chosen:
             return self.captions
         named = {"base_url": config.captions.url or "", "model": config.captions.model or ""}
         return self.captions.model_copy(update={"options": self.captions.options | named})

@@ -30,7 +30,7 @@ class Verified:
 
 
 def verify(spec: BundleSpec, *, record: bool = False, device: str = "cpu") -> Verified:
-    """Load everything strictly and run the fixed input; an endpoint is not asked.
+    """Load everything strictly and run the fixed input; a captioner that the config chooses is not asked.
 
     Args:
         record: keep what comes out as what is expected from now on.
@@ -38,7 +38,7 @@ def verify(spec: BundleSpec, *, record: bool = False, device: str = "cpu") -> Ve
     Raises:
         BundleError: a file is absent, altered or does not fit, or the answer is another than the stored one.
     """
-    asked = spec.model_copy(update={"captions": None}) if spec.calls_out else spec
+    asked = spec.model_copy(update={"captions": None}) if spec.captioner_is_chosen else spec
     everything = LabelConfig(min_score=dict.fromkeys(spec.spaces, 0.0), max_per_space=100)
     config = asked.fitted(Config(bundle=spec.name, labels=everything))
     model = Model(asked, config, device)

@@ -28,6 +28,7 @@ FAMILIES = {
     "clap": "pairs:Clap",
     "hf_caption": "captions:HuggingFaceCaptioner",
     "endpoint": "endpoint:EndpointCaptioner",
+    "vllm": "offline:OfflineCaptioner",
     "whisper": "speech:Whisper",
     "wav2vec2": "speech:Wav2Vec2",
     "faster_whisper": "speech:FasterWhisper",
@@ -42,7 +43,7 @@ PICTURE_KINDS = (
     "xclip",
 )
 SOUND_KINDS = ("yamnet", "hf_audio", "clap")
-CAPTION_KINDS = ("hf_caption", "endpoint")
+CAPTION_KINDS = ("hf_caption", "endpoint", "vllm")
 SPEECH_KINDS = ("whisper", "wav2vec2", "faster_whisper")
 
 

@@ -8,8 +8,6 @@ reason.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import math
 import os
 import time
@@ -21,14 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.bundles.families.base import Caption, Option, Sampling, frame_places
+from pipeline.bundles.families.base import Caption, Option, Sampling
+from pipeline.bundles.families.chat import PROMPT, content, sentence, short
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.records import MediaError
 
-_PROMPT = "These pictures are from one short video clip, in order. Say in one sentence what happens."
-_MOST_CHARACTERS = 1_000
-_MOST_OF_A_PROBLEM = 200
-_JPEG_QUALITY = 85
 _KEY_VARIABLE = "REELTABLE_VLM_KEY"
 
 
@@ -56,7 +51,7 @@ class EndpointCaptioner:
         self.base_url, self.model = str(options.get("base_url", "")), str(options.get("model", ""))
         if not self.base_url.startswith(("http://", "https://")):
             raise BundleError("expected captions.url=http://host:port/v1 and captions.model=NAME")
-        self.prompt = str(options.get("prompt", _PROMPT))
+        self.prompt = str(options.get("prompt", PROMPT))
         # The address comes from whoever runs the job, never from a bundle, so no bundle can ask for the key.
         self.key = os.environ.get(_KEY_VARIABLE) or "none"
         self.timeout_s = float(options.get("timeout_s", 60.0))
@@ -103,7 +98,7 @@ class EndpointCaptioner:
 
     async def _ask(self, client: object, pace: _Pace, clip: npt.NDArray[np.uint8]) -> Caption:
         """One clip's answer; what may pass is asked again, each time after the pace allows it."""
-        content, problem = self._content(clip), ""
+        asked, problem = content(clip, self.sampling, self.prompt), ""
         n_tries = (
             1 if self.is_down else self.most_retries + 1
         )  # of one that is away nobody waits for each clip
@@ -112,9 +107,9 @@ class EndpointCaptioner:
             await pace.wait()
             pause_s, asks = _retry_after_s(None, attempt), self.tells_probabilities
             try:
-                return _read(await asyncio.wait_for(self._request(client, content), self.timeout_s))
+                return _read(await asyncio.wait_for(self._request(client, asked), self.timeout_s))
             except self.openai.APIStatusError as e:
-                problem = f"HTTP {e.status_code}: {_short(e.message)}"
+                problem = f"HTTP {e.status_code}: {short(e.message)}"
                 if e.status_code == 400 and asks:
                     self.tells_probabilities = False  # some servers refuse to be asked for them
                     n_tries, pause_s = max(n_tries, 2), 0.0
@@ -125,25 +120,17 @@ class EndpointCaptioner:
             except (TimeoutError, self.openai.APITimeoutError):
                 problem, pause_s = f"no answer in {self.timeout_s:g} s", 0.0
             except self.openai.OpenAIError as e:
-                problem = f"{type(e).__name__}: {_short(str(e))}"
+                problem = f"{type(e).__name__}: {short(str(e))}"
             except (ValueError, TypeError, AttributeError, LookupError) as e:
-                problem = f"malformed answer: {_short(str(e))}"
+                problem = f"malformed answer: {short(str(e))}"
             if attempt < n_tries - 1:
                 await asyncio.sleep(pause_s)
         return Caption(None, None, f"endpoint: {problem}")
 
-    def _content(self, clip: npt.NDArray[np.uint8]) -> list[dict[str, object]]:
-        """The prompt and the clip's pictures, in order."""
-        places = frame_places(self.sampling, len(clip), 1.0, 1)[0].tolist()
-        pictures = [_jpeg(clip[at], self.sampling.side_px) for at in dict.fromkeys(places)]
-        content: list[dict[str, object]] = [{"type": "text", "text": self.prompt}]
-        content += [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-        return content
-
-    async def _request(self, client: object, content: list[dict[str, object]]) -> object:
+    async def _request(self, client: object, asked: list[dict[str, object]]) -> object:
         return await client.chat.completions.create(  # type: ignore[attr-defined]
             model=self.model,
-            messages=[{"role": "user", "content": content}],
+            messages=[{"role": "user", "content": asked}],
             max_tokens=self.most_tokens,
             temperature=0.0,
             **({"logprobs": True} if self.tells_probabilities else {}),
@@ -178,12 +165,7 @@ def _read(answer: object) -> Caption:
     logs = [word.logprob for word in told if isinstance(word.logprob, (int, float))]
     logs = [log for log in logs if math.isfinite(log) and log <= 0]
     score = math.exp(sum(logs) / len(logs)) if logs else None
-    return Caption(" ".join(text.split())[:_MOST_CHARACTERS], score)
-
-
-def _short(text: str) -> str:
-    """The beginning of what a server says, on one line."""
-    return " ".join(text.split())[:_MOST_OF_A_PROBLEM]
+    return Caption(sentence(text), score)
 
 
 def _retry_after_s(told: str | None, attempt: int) -> float:
@@ -192,15 +174,3 @@ def _retry_after_s(told: str | None, attempt: int) -> float:
         return min(60.0, float(told)) if told else min(30.0, 0.5 * 2**attempt)
     except ValueError:
         return min(30.0, 0.5 * 2**attempt)
-
-
-def _jpeg(picture: npt.NDArray[np.uint8], side_px: int) -> str:
-    from PIL import Image
-
-    image = Image.fromarray(picture)
-    scale = side_px / min(image.size)
-    if scale < 1:
-        image = image.resize((round(image.width * scale), round(image.height * scale)))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

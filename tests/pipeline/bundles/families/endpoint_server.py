@@ -44,8 +44,10 @@ class Endpoint(LoopbackServer):
     def say(self, request, body):
         parts = body["messages"][0]["content"]
         urls = [part["image_url"]["url"] for part in parts if part["type"] == "image_url"]
-        picture = Image.open(io.BytesIO(base64.b64decode(urls[0].partition(",")[2])))
-        grey = round(float(np.asarray(picture).mean()) / 20)
+        grey = -1  # no picture came with it
+        if urls:
+            picture = Image.open(io.BytesIO(base64.b64decode(urls[0].partition(",")[2])))
+            grey = round(float(np.asarray(picture).mean()) / 20)
         with self.lock:
             token = request.headers.get("Authorization")
             self.requests.append((grey, time.monotonic(), body, token))

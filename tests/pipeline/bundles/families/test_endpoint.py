@@ -132,7 +132,7 @@ def test_an_endpoint_that_is_away_fails_the_units_and_is_not_waited_for_again(en
 
 def test_a_server_that_refuses_to_tell_probabilities_is_asked_without(endpoint, tmp_path):
     endpoint.refuses_probabilities = True
-    found = captioner(endpoint, tmp_path, max_retries=0).caption(clips())
+    found = captioner(endpoint, tmp_path, max_retries=0, timeout_s=30.0).caption(clips())
     assert texts(found) == OWN
     assert "logprobs" in endpoint.requests[0][2]
     assert "logprobs" not in endpoint.requests[-1][2]
