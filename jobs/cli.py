@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipeline import __version__
-from pipeline.config import Config, ConfigError, load_config
+from pipeline.config import Config, ConfigError, load_config, read_values
 from pipeline.sources import InputError, Listing, list_sources
 
 T = TypeVar("T")
@@ -557,6 +557,50 @@ def evaluate(
         raise typer.Exit(Exit.SOME_FAILED if found.n else Exit.JOB_FAILED)
 
 
+@app.command()
+def tune(
+    inputs: Inputs,
+    config_file: ConfigFile = None,
+    overrides: Overrides = None,
+    write: Annotated[
+        Path | None,
+        typer.Option("--write", help="Write the config with what was found into this file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find by trial how many looks, workers and units at once suit this machine.
+
+    Example:
+
+      reeltable tune videos/ --write tuned.yaml && reeltable run videos/ --out tables --config tuned.yaml
+    """
+    import torch
+    import yaml
+
+    from jobs.tune import tune as measured
+
+    config = _load(config_file, overrides)
+    listing = _list(inputs)
+    device = config.run.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    tell = (lambda _: None) if as_json else err.print
+    found = _guarded(lambda: measured(listing, config, device, tell))
+    if write is not None:
+        values = read_values(config_file, overrides or ())
+        values["run"] = (values.get("run") or {}) | found.settings
+        write.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+        return
+    out.print(yaml.safe_dump({"run": found.settings}, sort_keys=False).rstrip(), highlight=False)
+    err.print(
+        f"measured on {found.video_s:.0f} s of video, {found.device}: a second of it takes "
+        f"{found.decode_s_per_video_s:.3f} s to decode and {found.encode_s_per_video_s:.3f} s to encode"
+        + (f"; written to {write}" if write else "")
+    )
+
+
 @models.command("fetch")
 def models_fetch(
     name: str,
@@ -623,9 +667,11 @@ def models_verify(
         "equal": "equals the stored one",
         "none stored": "none is stored to compare with (--record keeps it)",
     }
-    out.print(
-        f"{found.bundle} {found.digest}: loaded strictly; answer: {told[found.golden]}", highlight=False
+    fast = (
+        "" if found.fast_cosine is None else f"; fast way: cosine {found.fast_cosine:.4f} to the exact"
     )
+    said = f"loaded strictly; answer: {told[found.golden]}{fast}"
+    out.print(f"{found.bundle} {found.digest}: {said}", highlight=False)
 
 
 def _load(config_file: str | None, overrides: list[str] | None) -> Config:

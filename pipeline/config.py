@@ -168,6 +168,12 @@ class RunConfig(_Section):
         description="auto: bfloat16 where the processor has it and the answer allows it; "
         "float32: as the libraries compute",
     )
+    compile: bool = Field(
+        False, description="compile video networks for this machine: a minute or more, at each start"
+    )
+    looks_at_once: int | None = Field(
+        None, ge=1, description="that a picture network takes; default by the device, or reeltable tune"
+    )
     units_per_batch: int = Field(2, ge=1, description="units encoded in one call")
     units_per_file: int = Field(8, ge=1, description="units behind one table file and commit record")
     max_files: int = Field(1000, ge=1, description="table files of a run; more units go into each")
@@ -215,6 +221,20 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
             of the wrong kind.
     """
     file = _find(path if path is not None else "embedded")
+    values = read_values(file, overrides)
+    try:
+        return Config.model_validate(values, context={"beside": file.parent})
+    except ValidationError as e:
+        raise ConfigError(_explain(e, str(file))) from e
+
+
+def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file and overrides say, not checked yet.
+
+    Raises:
+        ConfigError: no such file, or not YAML.
+    """
+    file = _find(path if path is not None else "embedded")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -223,10 +243,7 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(f"{file}: expected keys and values, found {type(values).__name__}")
     for override in overrides:
         _apply(values, override)
-    try:
-        return Config.model_validate(values, context={"beside": file.parent})
-    except ValidationError as e:
-        raise ConfigError(_explain(e, str(file))) from e
+    return values
 
 
 def _find(path: str | Path) -> Path:

@@ -93,7 +93,9 @@ def evaluate(
             why = decoded.failure.message if decoded.failure else f"{example.uri}: no picture"
             yield Answer(example.uri, example.label, None, problem=why)
             continue
-        scores = sight.look(decoded.batch, fitted.clips.length_s, n_temporal, n_spatial)[0].numpy()
+        frames = [sight.runtime.upload(decoded.batch.frames)]
+        length_s = fitted.clips.length_s
+        scores = sight.look([decoded.batch], frames, length_s, n_temporal, n_spatial)[0].numpy()
         if not np.isfinite(scores).all():
             problem = f"{example.uri}: the network gives no number"
             yield Answer(example.uri, example.label, None, problem=problem)

@@ -3,6 +3,8 @@
     fold           batch norms go into the convolutions before them
     channels last  3D convolutions run on the layout that their kernels are written for
     bfloat16       weights and activations, where the processor multiplies them natively; heads stay in float32
+    at once        as many looks as fill the device and no more than its cache holds, all calls of one shape
+    compile        on request: kernels made for that shape, CUDA graphs on a GPU; as it was where that fails
 
 Which steps a device gets is decided here and nowhere else. `docs/speed.md` has what each was predicted to give,
 gave, and by how much it moves the output.
@@ -10,13 +12,23 @@ gave, and by how much it moves the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import pairwise
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from pipeline.config import RunConfig
+
+LEAST_COSINE = 0.998  # of scores to the library's own; verify and the tests hold it
+_log = logging.getLogger(__name__)
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
@@ -29,6 +41,60 @@ def fast_dtype(device: torch.device) -> torch.dtype:
         )
     has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return torch.bfloat16 if has_bf16 else torch.float32
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The device that networks run on, and how."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32  # of products of matrices
+    compiles: bool = False
+    looks_at_once: int | None = None  # that a picture network takes; None: what is usual on the device
+
+    @classmethod
+    def of(cls, device: str, run: RunConfig) -> Runtime:
+        """As a config asks; in float32 everything runs as its library does."""
+        where = torch.device(device)
+        dtype = torch.float32 if run.precision == "float32" else fast_dtype(where)
+        return cls(where, dtype, run.compile, run.looks_at_once)
+
+    @property
+    def is_fast(self) -> bool:
+        """Whether answers may differ from the library's own by rounding."""
+        return self.dtype != torch.float32
+
+    def autocast(self) -> AbstractContextManager[object]:
+        """Products of matrices in `dtype`, everything else as it is."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.is_fast)
+
+    def at_once(self, cpu: int, gpu: int) -> int:
+        """How many looks to take at once, by what is usual for a network."""
+        return self.looks_at_once or (cpu if self.device.type == "cpu" else gpu)
+
+    def upload(self, pictures: npt.NDArray[np.uint8]) -> Tensor:
+        """Pictures on the device, as bytes; the copy goes on while the host does other things."""
+        tensor = torch.from_numpy(pictures)
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
+
+def try_compiled(owner: nn.Module, name: str, runtime: Runtime, call: Callable[[], object]) -> None:
+    """Compile the network `owner.name` for the one shape that `call` gives it; where that fails, say why and
+    leave it as it was."""
+    plain, started = getattr(owner, name), time.perf_counter()
+    mode = "reduce-overhead" if runtime.device.type == "cuda" else "default"
+    setattr(owner, name, torch.compile(plain, dynamic=False, mode=mode))
+    try:
+        with torch.inference_mode():
+            call()
+    except Exception as e:  # a compiler's trouble is of any kind
+        setattr(owner, name, plain)
+        first_line = str(e).strip().partition("\n")[0]
+        _log.warning("not compiled, runs as it is: %s: %s", type(e).__name__, first_line)
+    else:
+        _log.info("compiled in %.0f s", time.perf_counter() - started)
 
 
 class InFloat(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.bundles.families.pairs import Sights
-from pipeline.bundles.senses import PairHearing, PairSight, Sense, Sensed, embed_names, scored
+from pipeline.bundles.senses import Hearing, PairHearing, PairSight, Sensed, Sight, embed_names, scored
 from pipeline.bundles.spec import BundleError, BundleSpec
 from pipeline.encoders.text import SentenceEncoder
 from pipeline.fusion.late import LateFusion
@@ -27,8 +27,8 @@ class TextMeaning:
         spec: BundleSpec,
         actions: Sequence[str],
         text: SentenceEncoder,
-        sight: Sense | None,
-        hearing: Sense | None,
+        sight: Sight | None,
+        hearing: Hearing | None,
         sound_phrases: dict[str, str],
         background: frozenset[str],
         generic: frozenset[str],
@@ -95,7 +95,7 @@ class PairMeaning:
     """
 
     def __init__(
-        self, spec: BundleSpec, actions: Sequence[str], sight: Sense | None, hearing: Sense | None
+        self, spec: BundleSpec, actions: Sequence[str], sight: Sight | None, hearing: Hearing | None
     ) -> None:
         for sense, kinds in ((sight, PairSight), (hearing, PairHearing)):
             if sense is not None and not isinstance(sense, kinds):

@@ -12,6 +12,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from pipeline.bundles.accelerate import Runtime
 from pipeline.bundles.families import CAPTION_KINDS, SPEECH_KINDS, check_kind, load_part
 from pipeline.bundles.families.base import Caption, Captioner, Transcriber
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
@@ -44,10 +45,9 @@ class Model:
             BundleError: weights are absent, altered, or do not fit.
         """
         self.spec, self.config, self.device = spec, spec.fitted(config), torch.device(device)
-        self.sight = make_sight(
-            spec, config.clips.length_s, self.device, config.run.precision == "float32"
-        )
-        self.hearing = make_hearing(spec, self.device)
+        self.runtime = Runtime.of(device, config.run)
+        self.sight = make_sight(spec, config.clips.length_s, self.runtime)
+        self.hearing = make_hearing(spec, self.runtime)
         self.sample_rate_hz = spec.sample_rate_hz
         self._read_phrases()
         self.meaning = self._make_meaning()
@@ -104,11 +104,20 @@ class Model:
         if not sum(sizes):
             return [[] for _ in batches]
         batches_seen = [batch for batch in batches if len(batch)]
-        seen = self.sight.perceive(batches_seen) if self.sight else None
-        heard = self.hearing.perceive(batches_seen) if self.hearing else None
-        results = self._conclude(batches_seen, seen, heard)
+        results = self._conclude(batches_seen, *self.sense(batches_seen))
         starts = np.cumsum([0, *sizes])
         return [results[a:b] for a, b in pairwise(starts)]
+
+    @torch.inference_mode()
+    def sense(self, batches: Sequence[ClipBatch]) -> tuple[Sensed | None, Sensed | None]:
+        """What is seen and what is heard in the clips of `batches`, none of which is empty."""
+        seen = heard = None
+        if self.sight is not None:
+            frames = [self.runtime.upload(batch.frames) for batch in batches]
+            seen = self.sight.perceive(batches, frames)
+        if self.hearing is not None:
+            heard = self.hearing.perceive(batches)
+        return seen, heard
 
     def _conclude(
         self, batches: Sequence[ClipBatch], seen: Sensed | None, heard: Sensed | None

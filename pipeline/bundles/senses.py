@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
+from pipeline.bundles.accelerate import Runtime, try_compiled
 from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_kind, check_options, load_part
 from pipeline.bundles.families.base import VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
@@ -48,35 +49,50 @@ class Sensed:
 
 
 class Sense(Protocol):
-    """An encoder of one modality behind what is common to all."""
+    """What is common to all encoders of one modality."""
 
     modality: str
     names: dict[str, tuple[str, ...]]  # of each vocabulary it scores
     space: str  # its own vocabulary
     evidence_names: tuple[str, ...]  # how what it recognises reads
 
+
+class Sight(Sense, Protocol):
+    """An encoder of pictures."""
+
+    def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
+        """Scores of all clips of all `batches`, one batch's clips behind the other's.
+
+        Args:
+            frames: each batch's pictures on the device, uint8 (N, T, H, W, 3): uploaded once for all who look.
+        """
+
+
+class Hearing(Sense, Protocol):
+    """An encoder of sound."""
+
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
         """Scores of all clips of all `batches`, one batch's clips behind the other's."""
 
 
 def make_sight(
-    bundle: BundleSpec, length_s: float, device: torch.device, is_exact: bool
+    bundle: BundleSpec, length_s: float, runtime: Runtime
 ) -> PictureSight | ClipSight | PairSight | None:
-    """The bundle's sense of pictures, for clips of `length_s`; exact: in float32, as its library computes."""
+    """The bundle's sense of pictures, for clips of `length_s`."""
     if bundle.video is None:
         return None
     kind = bundle.video.kind
     check_kind(bundle.name, kind, PICTURE_KINDS)
     if kind == "efficientnet_lite0":
         check_options(kind, bundle.video.options, {"crops": (int, 1)})
-        return PictureSight(bundle, bundle.video, device)
+        return PictureSight(bundle, bundle.video, runtime)
     if kind in _PAIRS:
-        return PairSight(bundle, bundle.video, device)
-    return ClipSight(bundle, bundle.video, length_s, device, is_exact)
+        return PairSight(bundle, bundle.video, runtime)
+    return ClipSight(bundle, bundle.video, length_s, runtime)
 
 
 def make_hearing(
-    bundle: BundleSpec, device: torch.device
+    bundle: BundleSpec, runtime: Runtime
 ) -> PatchHearing | SoundHearing | PairHearing | None:
     """The bundle's sense of sound."""
     if bundle.audio is None:
@@ -85,8 +101,8 @@ def make_hearing(
     check_kind(bundle.name, kind, SOUND_KINDS)
     if kind == "yamnet":
         check_options(kind, bundle.audio.options, {})
-        return PatchHearing(bundle, bundle.audio, device)
-    return (PairHearing if kind in _PAIRS else SoundHearing)(bundle, bundle.audio, device)
+        return PatchHearing(bundle, bundle.audio, runtime)
+    return (PairHearing if kind in _PAIRS else SoundHearing)(bundle, bundle.audio, runtime)
 
 
 class PictureSight:
@@ -94,18 +110,18 @@ class PictureSight:
 
     modality = "video"
 
-    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime) -> None:
+        self.runtime = runtime
         classes = _class_names(bundle, spec, None)
         self.names: dict[str, tuple[str, ...]] = {spec.labels: classes}
         self.space = spec.labels
         self.objects: Objects | None = None
-        self.chunk = 4 if device.type == "cpu" else 256  # a CPU's cache holds no more
+        self.chunk = runtime.at_once(4, 256)  # a CPU's cache holds no more
         net = EfficientNetLite0(len(classes))
         assert spec.weights is not None  # the bundle's files were checked
         tensors = rename_efficientnet_lite(read_tensors(spec.weights, bundle.directory))
         load_strictly(net, tensors, bundle.name)
-        net.fold().to(device)
+        net.fold().to(runtime.device)
         self.net: EfficientNetLite0 = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.most_crops = int(spec.options.get("crops", 1))
         if bundle.objects_file:
@@ -121,7 +137,7 @@ class PictureSight:
         return self.objects.phrases + rest, counts
 
     @torch.inference_mode()
-    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+    def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
         """Each picture alone; a clip's score is the mean of the class's best third of pictures."""
         valid = torch.cat([torch.from_numpy(b.frame_valid) for b in batches])  # (N, T)
         n_classes = len(self.names[self.space])
@@ -129,8 +145,9 @@ class PictureSight:
         per_frame = torch.zeros(*valid.shape, n_classes + n_words)  # (N, T, C + G)
         flat = per_frame.view(-1, n_classes + n_words)
         owners = torch.nonzero(valid.flatten())[:, 0]  # which row of `flat` each picture is
-        for places, crops in self._chunks(batches):
-            scores = self.net(crops.to(self.device)).float().softmax(-1).cpu()
+        for places, crops in self._chunks(batches, frames):
+            # In bfloat16 some clips' scores leave the tolerance: cosine 0.978 (docs/speed.md).
+            scores = self.net(filled(crops, self.chunk))[: len(crops)].softmax(-1).cpu()
             if self.objects is not None:
                 scores = scores * self.objects.is_told
                 words = (scores @ self.objects.member).clamp(max=1.0)
@@ -143,19 +160,21 @@ class PictureSight:
         spaces = {self.space: fine} | ({"objects": words} if self.objects else {})
         return Sensed(spaces, self._evidence(fine, words))
 
-    def _chunks(self, batches: Sequence[ClipBatch]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _chunks(
+        self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Squares of all pictures, at most `chunk` at once, with the number of their picture."""
         size = EfficientNetLite0.size_px
         places: list[Tensor] = []
         squares: list[Tensor] = []
         n_waiting, n_pictures = 0, 0
-        for batch in batches:
-            frames = torch.from_numpy(batch.frames[batch.frame_valid])  # (V, H, W, 3)
-            if not len(frames):
+        for batch, mine in zip(batches, frames, strict=True):
+            pictures = mine[torch.from_numpy(batch.frame_valid).to(mine.device)]  # (V, H, W, 3)
+            if not len(pictures):
                 continue
-            crops = square_crops(frames, size, self.most_crops)  # (V, n, size, size, 3)
-            place = torch.arange(len(frames)) + n_pictures
-            n_pictures += len(frames)
+            crops = square_crops(pictures, size, self.most_crops)  # (V, n, size, size, 3)
+            place = torch.arange(len(pictures)) + n_pictures
+            n_pictures += len(pictures)
             places.append(place.repeat_interleave(crops.shape[1]))
             squares.append(crops.flatten(0, 1))
             n_waiting += len(places[-1])
@@ -169,22 +188,30 @@ class PictureSight:
         return torch.cat([words, fine[:, list(self.objects.ungrouped)]], dim=1)
 
 
+def _placed(net: Any, runtime: Runtime) -> Any:
+    return net.accelerate(runtime.device) if runtime.is_fast else net.to(runtime.device)
+
+
+@dataclass(frozen=True)
+class _Look:
+    """One look at a clip: which of its pictures a network is shown together."""
+
+    row: int  # of the clip, among those of all batches
+    batch: int
+    clip: int
+    places: Tensor  # (T,) of the batch's pictures
+
+
 class ClipSight:
     """What happens in a clip as a whole, by a video network of a published family."""
 
     modality = "video"
 
     def __init__(
-        self,
-        bundle: BundleSpec,
-        spec: EncoderSpec,
-        length_s: float,
-        device: torch.device,
-        is_exact: bool,
+        self, bundle: BundleSpec, spec: EncoderSpec, length_s: float, runtime: Runtime
     ) -> None:
-        self.device, self.length_s = device, length_s
-        net: VideoNet = load_part(spec, bundle.directory)
-        self.net = net.to(device) if is_exact else net.accelerate(device)
+        self.runtime, self.length_s = runtime, length_s
+        self.net: VideoNet = _placed(load_part(spec, bundle.directory), runtime)
         self.space = spec.labels
         classes = _class_names(bundle, spec, self.net.names)
         _check_head(bundle, spec, classes, self.net.n_classes)
@@ -192,33 +219,68 @@ class ClipSight:
         self.evidence_names, self.is_for_actions = classes, torch.ones(len(classes), dtype=torch.bool)
         self.n_views = int(spec.options.get("temporal_views", 0))
         self.n_crops = int(spec.options.get("spatial_crops", 1))
-        self.chunk = 2 if device.type == "cpu" else 32
+        self.chunk = runtime.at_once(2, 32)
+        if runtime.compiles:
+            side_px, n_frames = self.net.sampling.side_px, self.net.sampling.n_frames
+            shape = (self.chunk, n_frames, side_px, side_px, 3)
+            nothing = torch.zeros(shape, dtype=torch.uint8, device=runtime.device)
+            try_compiled(self.net, "net", runtime, lambda: self.net.scores(nothing))
 
     @torch.inference_mode()
-    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+    def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
         """Mean probabilities over the looks at each clip; zero where it has no picture."""
-        fine = torch.cat([self.look(b, self.length_s, self.n_views, self.n_crops) for b in batches])
+        fine = self.look(batches, frames, self.length_s, self.n_views, self.n_crops)
         return Sensed({self.space: fine}, fine)
 
     @torch.inference_mode()
-    def look(self, batch: ClipBatch, length_s: float, n_views: int, n_crops: int) -> Tensor:
+    def look(
+        self,
+        batches: Sequence[ClipBatch],
+        frames: Sequence[Tensor],
+        length_s: float,
+        n_views: int,
+        n_crops: int,
+    ) -> Tensor:
         """Mean probabilities over looks at each clip, (N, C): `n_views` in time (0: as many as it takes to see
-        all) × `n_crops` along the long side. A clip that ends early is looked at as far as it goes."""
-        scores = torch.zeros(len(batch), len(self.evidence_names))
-        n_places = batch.frame_valid.shape[1]
-        use, n_valid = shown(batch), valid_until(batch)
-        for i in np.flatnonzero(n_valid):
-            valid_s = length_s * n_valid[i] / n_places
-            n_looks = n_views or self.net.sampling.views(valid_s)
-            places = frame_places(self.net.sampling, int(n_valid[i]), valid_s, n_looks).numpy()
-            looks = torch.from_numpy(batch.frames[i][use[i][places]])  # (V, T, H, W, 3)
-            found = [
-                self.net.scores(part.to(self.device), crop, n_crops).cpu()
-                for part in looks.split(self.chunk)
-                for crop in range(n_crops)
-            ]
-            scores[i] = torch.cat(found).mean(0)
-        return scores
+        all) × `n_crops` along the long side. A clip that ends early is looked at as far as it goes.
+
+        Looks of all clips fill the network's batches together, and are joined back by their clip.
+        """
+        n_clips = sum(len(batch) for batch in batches)
+        scores, n_looks = torch.zeros(n_clips, len(self.evidence_names)), torch.zeros(n_clips)
+        by_shape: dict[torch.Size, list[_Look]] = {}
+        for look in self._looks(batches, length_s, n_views):
+            by_shape.setdefault(frames[look.batch].shape[2:], []).append(look)
+        for looks in by_shape.values():
+            for i in range(0, len(looks), self.chunk):
+                part = looks[i : i + self.chunk]
+                rows = torch.tensor([look.row for look in part])
+                pictures = torch.stack([frames[x.batch][x.clip][x.places] for x in part])
+                pictures = filled(pictures, self.chunk)
+                for crop in range(n_crops):
+                    found = self.net.scores(pictures, crop, n_crops)[: len(part)].cpu()
+                    scores.index_add_(0, rows, found)
+                    n_looks.index_add_(0, rows, torch.ones(len(part)))
+        return scores / n_looks.clamp(min=1)[:, None]
+
+    def _looks(self, batches: Sequence[ClipBatch], length_s: float, n_views: int) -> Iterator[_Look]:
+        first = 0
+        for number, batch in enumerate(batches):
+            n_places = batch.frame_valid.shape[1]
+            use, n_valid = shown(batch), valid_until(batch)
+            for i in np.flatnonzero(n_valid).tolist():
+                valid_s = length_s * n_valid[i] / n_places
+                n_looks = n_views or self.net.sampling.views(valid_s)
+                for places in frame_places(self.net.sampling, int(n_valid[i]), valid_s, n_looks):
+                    yield _Look(first + i, number, i, torch.from_numpy(use[i][places.numpy()]))
+            first += len(batch)
+
+
+def filled(chunk: Tensor, size: int) -> Tensor:
+    """`chunk` with its last row repeated up to `size`: networks are only ever called with one shape, so that
+    what they say of a row does not depend on how many others there are."""
+    missing = size - len(chunk)
+    return torch.cat([chunk, chunk[-1:].expand(missing, *chunk.shape[1:])]) if missing > 0 else chunk
 
 
 class PairSight:
@@ -226,31 +288,31 @@ class PairSight:
 
     modality = "video"
 
-    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
-        self.device = device
-        self.net = load_part(spec, bundle.directory).to(device)
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.net = _placed(load_part(spec, bundle.directory), runtime)
         self.dim: int = self.net.dim
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, None)}
         self.evidence_names = self.names[spec.labels]
         self.is_for_actions = torch.ones(len(self.evidence_names), dtype=torch.bool)
-        self.chunk = 2 if device.type == "cpu" else 32
+        self.chunk = runtime.at_once(2, 32)
         self.texts = embed_names(self.net, self.evidence_names)
         self.nothing = embed_names(self.net, self.net.nothing, prompt="{}")
 
     @torch.inference_mode()
-    def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
+    def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
         """Every name of the vocabulary against each clip."""
         found, places, first = [], [], 0
-        for batch in batches:
+        for batch, mine in zip(batches, frames, strict=True):
             use, n_valid = shown(batch), valid_until(batch)
             for at in _chunks_of(torch.from_numpy(n_valid > 0), self.chunk):
                 which = [
                     use[i][frame_places(self.net.sampling, int(n_valid[i]), 1.0, 1)[0].numpy()]
                     for i in at.tolist()
                 ]
-                frames = torch.from_numpy(batch.frames[at.numpy()[:, None], np.stack(which)])
-                found.append(self.net.embed(frames.to(self.device)))
+                pictures = mine[at[:, None], torch.from_numpy(np.stack(which))]
+                found.append(self.net.embed(filled(pictures, self.chunk)).first(len(at)))
                 places.append(at + first)
             first += len(batch)
         return _paired(self, found, places, first)
@@ -307,15 +369,15 @@ class SoundHearing:
 
     modality = "audio"
 
-    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
-        self.net = load_part(spec, bundle.directory).to(device)
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime) -> None:
+        self.net = _placed(load_part(spec, bundle.directory), runtime)
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, self.net.names)}
         self.evidence_names = self.names[spec.labels]
         _check_head(bundle, spec, self.evidence_names, self.net.n_classes)
         self.sample_rate_hz: int = _checked_rate(bundle, spec, self.net.sample_rate_hz)
         self.calibration = bundle.spaces[spec.labels]
-        self.chunk = 4 if device.type == "cpu" else 64
+        self.chunk = 4 if runtime.device.type == "cpu" else 64
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
@@ -338,14 +400,15 @@ class PairHearing:
 
     modality = "audio"
 
-    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
-        self.net = load_part(spec, bundle.directory).to(device)
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.net = _placed(load_part(spec, bundle.directory), runtime)
         self.dim: int = self.net.dim
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, None)}
         self.evidence_names = self.names[spec.labels]
         self.sample_rate_hz: int = _checked_rate(bundle, spec, self.net.sample_rate_hz)
-        self.chunk = 4 if device.type == "cpu" else 64
+        self.chunk = 4 if runtime.device.type == "cpu" else 64
         self.texts = embed_names(self.net, self.evidence_names)
         self.nothing = embed_names(self.net, self.net.nothing, prompt="{}")
 
@@ -369,8 +432,8 @@ class PatchHearing:
 
     modality = "audio"
 
-    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, device: torch.device) -> None:
-        self.device = device
+    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime) -> None:
+        self.runtime = runtime
         self.space = spec.labels
         classes = _class_names(bundle, spec, None)
         self.names = {spec.labels: classes}
@@ -378,11 +441,11 @@ class PatchHearing:
         net = YamNet(len(classes))
         assert spec.weights is not None  # the bundle's files were checked
         load_strictly(net, read_yamnet(spec.weights, bundle.directory), bundle.name)
-        self.net = net.to(device)
+        self.net = net.to(runtime.device)
         self.sample_rate_hz = net.sample_rate_hz
         calibration = bundle.spaces[spec.labels]
         self.slope, self.offset = calibration.slope, calibration.offset
-        self.chunk = 16 if device.type == "cpu" else 128
+        self.chunk = 16 if runtime.device.type == "cpu" else 128
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
@@ -392,8 +455,11 @@ class PatchHearing:
             scores = torch.zeros(len(batch), len(self.evidence_names))
             samples, spans = sound_at(batch, self.sample_rate_hz)
             for at in _chunks_of(torch.from_numpy(batch.has_audio), self.chunk):
-                heard = torch.from_numpy(samples[at.numpy()]).to(self.device)
-                logits = self.net(heard)[0].float().cpu()  # (n, P, C)
+                heard = filled(torch.from_numpy(samples[at.numpy()]), self.chunk)
+                patches = self.net.patches(heard.to(self.runtime.device))  # (n, P, 96, 64)
+                with self.runtime.autocast():
+                    logits = self.net.classify(patches.flatten(0, 1))[0].float().cpu()
+                logits = logits.unflatten(0, patches.shape[:2])[: len(at)]  # (n, P, C)
                 valid = self.valid_patches(torch.from_numpy(spans[at.numpy()]), logits)
                 scores[at] = torch.sigmoid(self.slope * loudest(logits, valid) + self.offset)
             rows.append(scores)

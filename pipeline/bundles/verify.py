@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from pipeline.bundles.accelerate import LEAST_COSINE
 from pipeline.bundles.model import Model
+from pipeline.bundles.senses import Sensed
 from pipeline.bundles.spec import BundleError, BundleSpec, golden_file
-from pipeline.config import Config, LabelConfig
+from pipeline.config import Config, LabelConfig, RunConfig
 from pipeline.records import ClipBatch, ClipResult
 
 _KEPT_LABELS = 12
@@ -27,6 +31,9 @@ class Verified:
     bundle: str
     digest: str
     golden: str  # equal, or none stored
+    fast_cosine: (
+        float | None
+    )  # of scores as a run computes them to the library's; None: they are the same
 
 
 def verify(spec: BundleSpec, *, record: bool = False, device: str = "cpu") -> Verified:
@@ -40,19 +47,43 @@ def verify(spec: BundleSpec, *, record: bool = False, device: str = "cpu") -> Ve
     """
     asked = spec.model_copy(update={"captions": None}) if spec.captioner_is_chosen else spec
     everything = LabelConfig(min_score=dict.fromkeys(spec.spaces, 0.0), max_per_space=100)
-    config = asked.fitted(Config(bundle=spec.name, labels=everything))
+    exactly = RunConfig(precision="float32")
+    config = asked.fitted(Config(bundle=spec.name, labels=everything, run=exactly))
     model = Model(asked, config, device)
-    (results,) = model.understand([fixed_input(config.clips.frames_per_clip, model.sample_rate_hz)])
+    clips = fixed_input(config.clips.frames_per_clip, model.sample_rate_hz)
+    (results,) = model.understand([clips])
+    exact = model.sense([clips])
     found: dict[str, Any] = {"bundle": spec.name, "clips": [_told(result, model) for result in results]}
     path = golden_file(spec)
     if record:
         kept = {**found, "clips": [_best(clip) for clip in found["clips"]]}
         path.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Verified(
-        spec.name,
-        spec.digest(),
-        _compared(path, found) if path.is_file() else "none stored",
-    )
+    golden = _compared(path, found) if path.is_file() else "none stored"
+    del model  # one network at a time in memory
+    hasty = Model(asked, config.model_copy(update={"run": RunConfig()}), device)
+    fast = _agreement(spec, exact, hasty.sense([clips])) if hasty.runtime.is_fast else None
+    return Verified(spec.name, spec.digest(), golden, fast)
+
+
+def _agreement(
+    spec: BundleSpec, exact: Sequence[Sensed | None], fast: Sequence[Sensed | None]
+) -> float:
+    """The least cosine between scores of the exact and the fast way, over clips and vocabularies.
+
+    Raises:
+        BundleError: it is under the stated tolerance.
+    """
+    cosines = [1.0]
+    for mine, hasty in zip(exact, fast, strict=True):
+        if mine is None or hasty is None:
+            continue
+        for space, scores in mine.spaces.items():
+            alike = torch.cosine_similarity(scores, hasty.spaces[space])
+            cosines += alike[scores.any(1)].tolist()
+    if min(cosines) < LEAST_COSINE:
+        what = f"its networks answer otherwise in bfloat16: cosine {min(cosines):.4f}"
+        raise BundleError(f"{spec.name}: {what}, expected {LEAST_COSINE}; use run.precision=float32")
+    return min(cosines)
 
 
 def fixed_input(n_frames: int, sample_rate_hz: int) -> ClipBatch:

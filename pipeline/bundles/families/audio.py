@@ -8,9 +8,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from pipeline.bundles.families.base import Option
+from pipeline.bundles.families.base import Network, Option
 from pipeline.bundles.families.hf import class_names, load_model, load_processor, opened_folder
 from pipeline.bundles.spec import PartSpec
 
@@ -26,7 +26,7 @@ def pieces(
     return parts, [max(1, -(-len(x) // most)) for x in samples]
 
 
-class HuggingFaceAudioNet(nn.Module):
+class HuggingFaceAudioNet(Network):
     """A sound classifier of `transformers`, trained on AudioSet's independent labels."""
 
     OPTIONS: ClassVar[dict[str, Option]] = {}
@@ -49,5 +49,6 @@ class HuggingFaceAudioNet(nn.Module):
         parts, counts = pieces(samples, self.most_samples, self.sample_rate_hz)
         features = self.extractor(parts, sampling_rate=self.sample_rate_hz, return_tensors="pt")
         device = next(self.net.parameters()).device
-        each = self.net(features["input_values"].to(device)).logits
+        with self.casting():
+            each = self.net(features["input_values"].to(device)).logits.float()
         return torch.stack([part.amax(0) for part in each.split(counts)])

@@ -82,17 +82,69 @@ def cut(x: Tensor, crop_px: int, crop: int, n_crops: int) -> Tensor:
     return x[..., top : top + crop_px, left : left + crop_px]
 
 
-class VideoNet(nn.Module):
-    """A clip classifier: the library's network behind its own preprocessing."""
+def quick_squares(
+    frames: Tensor,
+    size: tuple[int, int],
+    crop_px: int,
+    place: tuple[int, int],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Scaled, cut and normalised pictures in `dtype`, (B, 3, T, crop_px, crop_px), channels last.
+
+    For CPUs: pictures stay bytes until they are small, and are nowhere laid out anew, since uint8 frames are
+    channels last as they come. Rounding to bytes after scaling moves a value by less than bfloat16 does.
+
+    Args:
+        frames: uint8 (B, T, H, W, 3).
+        size: height and width to scale to, bilinear without smoothing.
+        place: which crop along the long side, of how many.
+        mean, std: of the colours, on a 0..1 scale.
+    """
+    flat = frames.flatten(0, 1).permute(0, 3, 1, 2)  # (B·T, 3, H, W), channels last
+    if flat.shape[-2:] != size:
+        flat = nn.functional.interpolate(flat, size=size, mode="bilinear", align_corners=False)
+    lines = cut(flat, crop_px, *place).permute(0, 2, 3, 1).flatten(2).to(dtype)  # (B·T, H, 3·W)
+    # Colours of a whole line at once: processors are slow over an innermost length of three.
+    by, to = (
+        torch.tensor([255 * v for v in values], dtype=dtype).repeat(crop_px) for values in (mean, std)
+    )
+    squares = lines.sub_(by).div_(to).view(*frames.shape[:2], crop_px, crop_px, 3)
+    return squares.permute(0, 4, 1, 2, 3)
+
+
+class Network(nn.Module):
+    """The library's network behind its own preprocessing; it runs as there until it is accelerated."""
+
+    dtype = torch.float32
+    casts = False  # matrix products in `dtype`, the rest in float32
+
+    def accelerate(self, device: torch.device) -> Self:
+        """Move to a device and run as fast there as the answers allow (`pipeline.bundles.accelerate`)."""
+        self.dtype = fast_dtype(device)
+        self.casts = self.dtype != torch.float32
+        return self.to(device)
+
+    def casting(self) -> torch.autocast:
+        """Within it the network runs; preprocessing stays outside."""
+        device = next(self.parameters()).device
+        return torch.autocast(device.type, self.dtype, enabled=self.casts)
+
+
+class VideoNet(Network):
+    """A clip classifier."""
 
     OPTIONS: ClassVar[dict[str, Option]] = {"temporal_views": (int, 0), "spatial_crops": (int, 1)}
     sampling: Sampling
     n_classes: int
     names: tuple[str, ...] | None = None  # of the classes, where the checkpoint says them
     gives_probabilities = False  # the library's forward ends in a softmax already
-    dtype = torch.float32  # of the network's input, once it is accelerated
     layout: torch.memory_format | None = None
-    casts = False  # matrix products in `dtype`, the rest in float32
+
+    def is_quick(self, frames: Tensor) -> bool:
+        """Whether pictures may be prepared by `quick_squares`: on CPUs, where rounding is of no account."""
+        return self.dtype == torch.bfloat16 and frames.device.type == "cpu"
 
     def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
         """uint8 (B, n_frames, H, W, 3) → the network's input.
@@ -106,19 +158,13 @@ class VideoNet(nn.Module):
         """What the library's own forward gives, (B, C), of uint8 frames (B, n_frames, H, W, 3)."""
         raise NotImplementedError
 
-    def accelerate(self, device: torch.device) -> Self:
-        """Move to a device and run as fast there as the answers allow (`pipeline.bundles.accelerate`)."""
-        self.dtype = fast_dtype(device)
-        self.casts = self.dtype != torch.float32
-        return self.to(device)
-
     def typed(self, x: Tensor) -> Tensor:
         """A prepared input in the type and layout that the network runs in."""
         return x if self.layout is None else x.to(self.dtype, memory_format=self.layout)
 
     def scores(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
         """Class probabilities, (B, C) float32."""
-        with torch.autocast(frames.device.type, self.dtype, enabled=self.casts):
+        with self.casting():
             out = self(frames, crop, n_crops)
         return out.float() if self.gives_probabilities else out.float().softmax(-1)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torchvision.transforms.functional import convert_image_dtype, normalize, resize
 
 from pipeline.bundles.accelerate import accelerate_cnn
-from pipeline.bundles.families.base import Option, Sampling, VideoNet, cut
+from pipeline.bundles.families.base import Option, Sampling, VideoNet, cut, quick_squares
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
 
@@ -93,8 +93,13 @@ class HubVideoNet(VideoNet):
     def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
         """Normalise, scale the short side, crop; SlowFast gets its two paths, slow first."""
         p = self.published
-        x = frames.permute(0, 4, 1, 2, 3).float() / 255.0  # (B, 3, T, H, W)
-        x = cut(scale_short_side((x - _MEAN) / _STD, p.side_px), p.crop_px, crop, n_crops)
+        if self.is_quick(frames):
+            size = scaled_size(frames.shape[2], frames.shape[3], p.side_px)
+            colours = ((_MEAN,) * 3, (_STD,) * 3)
+            x = quick_squares(frames, size, p.crop_px, (crop, n_crops), *colours, self.dtype)
+        else:
+            x = frames.permute(0, 4, 1, 2, 3).float() / 255.0  # (B, 3, T, H, W)
+            x = cut(scale_short_side((x - _MEAN) / _STD, p.side_px), p.crop_px, crop, n_crops)
         if p.alpha is None:
             return x
         slow = torch.linspace(0, p.n_frames - 1, p.n_frames // p.alpha).long()
@@ -115,14 +120,20 @@ class HubVideoNet(VideoNet):
         return self
 
 
+def scaled_size(height: int, width: int, side_px: int) -> tuple[int, int]:
+    """Height and width with a short side of `side_px`."""
+    if min(height, width) == side_px:
+        return height, width
+    longer = math.floor(max(height, width) / min(height, width) * side_px)
+    return (side_px, longer) if height <= width else (longer, side_px)
+
+
 def scale_short_side(x: Tensor, side_px: int) -> Tensor:
     """(B, 3, T, H, W) with a short side of `side_px`, bilinear without smoothing, as the zoo's models
     were tested."""
-    height, width = x.shape[-2:]
-    if min(height, width) == side_px:
+    size = scaled_size(x.shape[-2], x.shape[-1], side_px)
+    if size == tuple(x.shape[-2:]):
         return x
-    longer = math.floor(max(height, width) / min(height, width) * side_px)
-    size = (side_px, longer) if height <= width else (longer, side_px)
     flat = x.transpose(1, 2).flatten(0, 1)  # (B·T, 3, H, W)
     scaled = nn.functional.interpolate(flat, size=size, mode="bilinear", align_corners=False)
     return scaled.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
@@ -180,10 +191,18 @@ class TorchvisionVideoNet(VideoNet):
 
     def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor:
         """torchvision's own preset; for several crops its steps one by one, with another place of the crop."""
+        p = self.preset
+        if self.is_quick(frames):
+            colours = (tuple(p.mean), tuple(p.std))
+            size = (
+                (p.resize_size[0], p.resize_size[1])
+                if len(p.resize_size) == 2
+                else scaled_size(frames.shape[2], frames.shape[3], p.resize_size[0])
+            )
+            return quick_squares(frames, size, p.crop_size[0], (crop, n_crops), *colours, self.dtype)
         x = frames.permute(0, 1, 4, 2, 3)  # (B, T, 3, H, W)
         if n_crops == 1:
             return self.preset(x)
-        p = self.preset
         shape = x.shape[:2]
         flat = resize(x.flatten(0, 1), p.resize_size, interpolation=p.interpolation, antialias=False)
         squares = convert_image_dtype(cut(flat, p.crop_size[0], crop, n_crops), torch.float)

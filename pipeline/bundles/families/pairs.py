@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.bundles.families.audio import pieces
-from pipeline.bundles.families.base import Option, Sampling
+from pipeline.bundles.families.base import Network, Option, Sampling
 from pipeline.bundles.families.hf import load_model, load_processor, opened_folder
 from pipeline.bundles.spec import PartSpec
 
@@ -29,8 +29,12 @@ class Sights:
     tokens: Tensor  # (B, D) unit length
     context: Tensor | None = None  # what X-CLIP changes its texts by
 
+    def first(self, n: int) -> Sights:
+        """The first `n` clips."""
+        return Sights(self.tokens[:n], None if self.context is None else self.context[:n])
 
-class _Pair(nn.Module):
+
+class _Pair(Network):
     """What the four have in common: the library's model, and text through it."""
 
     prompt: str
@@ -107,7 +111,9 @@ class _PicturePair(_Pair):
 
     def embed(self, frames: Tensor) -> Sights:
         """Clips, uint8 (B, T, H, W, 3), in the space."""
-        each = _vectors(self.net.get_image_features(pixel_values=self.pixels(frames)))
+        pixels = self.pixels(frames)
+        with self.casting():
+            each = _vectors(self.net.get_image_features(pixel_values=pixels)).float()
         each = nn.functional.normalize(each, dim=-1).unflatten(0, frames.shape[:2])
         return Sights(nn.functional.normalize(each.mean(1), dim=-1))
 
@@ -146,7 +152,10 @@ class XClip(_PicturePair):
 
     def embed(self, frames: Tensor) -> Sights:
         net, n_clips, n_frames = self.net, *frames.shape[:2]
-        seen = net.vision_model(pixel_values=self.pixels(frames))
+        pixels = self.pixels(frames)
+        with self.casting():
+            seen = net.vision_model(pixel_values=pixels)
+        seen = (seen[0].float(), seen[1].float())
         each = net.visual_projection(seen[1]).view(n_clips, n_frames, -1)
         video = net.mit(each)[1]
         patches = net.prompts_visual_layernorm(seen[0][:, 1:]) @ net.prompts_visual_projection
@@ -182,7 +191,9 @@ class Clap(_Pair):
         most = int(_LONGEST_SOUND_S * self.sample_rate_hz)
         parts, counts = pieces(samples, most, self.sample_rate_hz)
         features = self.extractor(parts, sampling_rate=self.sample_rate_hz, return_tensors="pt")
-        each = _vectors(self.net.get_audio_features(**features.to(self.device)))
+        features = features.to(self.device)
+        with self.casting():
+            each = _vectors(self.net.get_audio_features(**features)).float()
         each = nn.functional.normalize(each, dim=-1)
         means = torch.stack([part.mean(0) for part in each.split(counts)])
         return Sights(nn.functional.normalize(means, dim=-1))

@@ -129,8 +129,26 @@ def test_a_clip_that_ends_early_is_looked_at_as_far_as_it_goes(tmp_path):
         whole, frames=whole.frames[:, :13], frame_valid=valid[:, :13], end_s=np.array([2.6])
     )
     model = Model(spec, load_config(overrides=CONFIG))
-    found = model.sight.look(padded, 4.0, 0, 1)
-    torch.testing.assert_close(found, model.sight.look(short, 2.6, 0, 1))
+    found, expected = (
+        model.sight.look([batch], [torch.from_numpy(batch.frames)], length_s, 0, 1)
+        for batch, length_s in ((padded, 4.0), (short, 2.6))
+    )
+    torch.testing.assert_close(found, expected)
+
+
+def test_looks_of_clips_of_all_sizes_fill_batches_together(tmp_path):
+    """Five clips in two sizes, two of them without pictures: each scored as it is alone."""
+    model = Model(kinetics_x3d(tmp_path), load_config(overrides=CONFIG))
+    small, none = make_batch(2, seed=1), make_batch(2, has_video=False)
+    wide = replace(
+        make_batch(1, seed=2),
+        frames=np.ascontiguousarray(make_batch(1, seed=2).frames[..., :230, :, :]),
+    )
+    together = model.sense([small, none, wide])[0].spaces["kinetics400"]
+    alone = [model.sense([batch])[0].spaces["kinetics400"] for batch in (small, none, wide)]
+    assert together.shape[0] == 5
+    assert not together[2:4].any()
+    torch.testing.assert_close(together, torch.cat(alone))
 
 
 def test_mistakes_in_a_bundle_are_told_before_anything_runs(tmp_path):
@@ -157,7 +175,7 @@ def test_a_sentence_lies_where_clips_do(tmp_path):
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(2))
     ((clip,),) = model.understand([make_batch(1)])
     sight, hearing = model.sight, model.hearing
-    seen, heard = sight.perceive([make_batch(1)]), hearing.perceive([make_batch(1)])
+    seen, heard = model.sense([make_batch(1)])
     unit = torch.nn.functional.normalize
     cosines = [
         (unit(sense.net.embed_text(["a dog runs"]), dim=-1) @ sensed.sights.tokens.T).item()
