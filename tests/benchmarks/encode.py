@@ -12,8 +12,10 @@ import json
 import statistics
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 import transformers as hf
 from torchvision.models import get_model
@@ -24,6 +26,7 @@ from pipeline.bundles.families import load_part
 from pipeline.bundles.families.base import VideoNet
 from tests.pipeline.bundles.families.published import file_part, folder_part, randomised
 from tests.pipeline.bundles.families.test_clip_networks import hub_model, pictures
+from tests.pipeline.bundles.families.test_hub_folders import word_tokenizer
 
 ZOO = (
     "x3d_xs",
@@ -37,6 +40,9 @@ ZOO = (
 )
 TORCHVISION = ("r2plus1d_18", "s3d", "mvit_v2_s", "swin3d_t")
 HUB = ("videomae", "timesformer")
+PAIRS = ("clip", "siglip", "clap")
+SOUND = ("ast",)
+SQUARE = {"height": 224, "width": 224}
 AT_ONCE = 2  # clips that a run encodes together on a CPU
 
 
@@ -66,29 +72,70 @@ def hub(name: str, folder: Path) -> VideoNet:
     return load_part(folder_part("hf_video", folder / name), folder)
 
 
-def seconds(net: VideoNet, batches: tuple[torch.Tensor, ...]) -> float:
-    started = time.perf_counter()
+def pair(name: str, folder: Path) -> torch.nn.Module:
+    """CLIP, SigLIP and CLAP at published sizes; text is not measured, it is embedded once."""
+    made = {
+        "clip": lambda: (hf.CLIPModel(hf.CLIPConfig()), hf.CLIPImageProcessor()),
+        "siglip": lambda: (hf.SiglipModel(hf.SiglipConfig()), hf.SiglipImageProcessor(size=SQUARE)),
+        "clap": lambda: (
+            hf.ClapModel(hf.ClapConfig()),
+            hf.ClapFeatureExtractor(truncation="rand_trunc"),
+        ),
+    }
+    (folder / name).mkdir()
+    model, preprocessing = made[name]()
+    randomised(model).save_pretrained(folder / name)
+    preprocessing.save_pretrained(folder / name)
+    word_tokenizer().save_pretrained(folder / name)
+    return load_part(folder_part(name, folder / name), folder)
+
+
+def ast(_: str, folder: Path) -> torch.nn.Module:
+    (folder / "ast").mkdir()
+    model = hf.ASTForAudioClassification(hf.ASTConfig(num_labels=527))
+    randomised(model).save_pretrained(folder / "ast")
+    hf.ASTFeatureExtractor().save_pretrained(folder / "ast")
+    return load_part(folder_part("hf_audio", folder / "ast"), folder)
+
+
+def answer(net: torch.nn.Module, clips: Clips) -> torch.Tensor:
+    """What a run asks of a network about clips."""
     with torch.inference_mode():
-        for batch in batches:
-            net.scores(batch)
+        if isinstance(net, VideoNet):
+            return net.scores(clips)
+        return net.embed(clips).tokens if hasattr(net, "embed") else torch.sigmoid(net(clips))
+
+
+def inputs(net: torch.nn.Module, n: int) -> Clips:
+    """Clips of 340×256 at the network's own rate, or 4 s of sound."""
+    if hasattr(net, "sampling"):
+        return torch.cat([pictures(net.sampling.n_frames, (256, 340), seed) for seed in range(n)])
+    random = np.random.default_rng(0)
+    return list((0.1 * random.standard_normal((n, 4 * net.sample_rate_hz))).astype(np.float32))
+
+
+def seconds(net: torch.nn.Module, batches: Sequence[Clips]) -> float:
+    started = time.perf_counter()
+    for batch in batches:
+        answer(net, batch)
     return time.perf_counter() - started
 
 
 def measure(name: str, rounds: int) -> dict[str, float]:
     """Clips a second of both sides, and how alike their answers are."""
-    make = zoo if name in ZOO else torchvision if name in TORCHVISION else hub
+    make = next(make for names, make in MAKERS.items() if name in names)
     with tempfile.TemporaryDirectory() as folder:
         tutorial = make(name, Path(folder))
     with tempfile.TemporaryDirectory() as folder:
         ours = make(name, Path(folder)).accelerate(torch.device("cpu"))
-    n_frames = tutorial.sampling.n_frames
-    clips = torch.cat([pictures(n_frames, (256, 340), seed) for seed in range(AT_ONCE)])
-    with torch.inference_mode():
-        a, b = tutorial.scores(clips), ours.scores(clips)
+    clips = inputs(ours, AT_ONCE)
+    one_by_one = [clips[i : i + 1] for i in range(AT_ONCE)]
+    a = torch.cat([answer(tutorial, clip) for clip in one_by_one])
+    b = answer(ours, clips)
     times: dict[str, list[float]] = {"tutorial": [], "ours": []}
     for _ in range(rounds):
-        times["tutorial"].append(seconds(tutorial, clips.split(1)) / AT_ONCE)
-        times["ours"].append(seconds(ours, (clips,)) / AT_ONCE)
+        times["tutorial"].append(seconds(tutorial, one_by_one) / AT_ONCE)
+        times["ours"].append(seconds(ours, [clips]) / AT_ONCE)
     medians = {side: statistics.median(values) for side, values in times.items()}
     return {
         "tutorial_ms": round(1000 * medians["tutorial"], 1),
@@ -99,10 +146,20 @@ def measure(name: str, rounds: int) -> dict[str, float]:
     }
 
 
+Clips = torch.Tensor | list[np.ndarray]
+MAKERS: dict[tuple[str, ...], Callable[[str, Path], torch.nn.Module]] = {
+    ZOO: zoo,
+    TORCHVISION: torchvision,
+    HUB: hub,
+    PAIRS: pair,
+    SOUND: ast,
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("families", nargs="*", default=[*ZOO, *TORCHVISION, *HUB])
+    parser.add_argument("families", nargs="*", default=[n for names in MAKERS for n in names])
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     found = {}
