@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-offset bench-tables soak-media soak-tables train-lips clean
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,9 @@ bench-decode: $(STAMP)  ## CPU cost of decoding against decord, PyAV, torchcodec
 
 bench-encode: $(STAMP)  ## clips a second by family, against its own library
 	$(BIN)/python -m tests.benchmarks.encode
+
+bench-encode-steps: $(STAMP)  ## what each step of acceleration gives, and moves
+	$(BIN)/python -m tests.benchmarks.encode_steps
 
 bench-offset: $(STAMP)  ## how well the content tells the offset of sound and picture
 	$(BIN)/python -m tests.benchmarks.offset

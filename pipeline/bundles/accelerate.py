@@ -155,16 +155,23 @@ def _pairs(block: nn.Module) -> list[_Pair]:
     return pairs
 
 
-def accelerate_cnn(net: nn.Module, heads: Sequence[str], device: torch.device) -> torch.dtype:
+def accelerate_cnn(
+    net: nn.Module, heads: Sequence[str], device: torch.device, casts: bool = True
+) -> torch.dtype:
     """Fold, lay out and cast a convolutional network in place; the type that its input must have.
 
     Args:
         heads: dotted names of the parts that pool and classify; they stay in float32, in which the answer is
             given and CPUs can pool.
+        casts: False for a network that leaves the tolerance in bfloat16.
     """
     fold_norms(net)
     net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    dtype = fast_dtype(device)
+    return cast_body(net, heads, fast_dtype(device)) if casts else torch.float32
+
+
+def cast_body(net: nn.Module, heads: Sequence[str], dtype: torch.dtype) -> torch.dtype:
+    """Put all of a network but its `heads` into `dtype`, which is returned."""
     if dtype == torch.float32:
         return dtype
     net.to(dtype)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import convert_image_dtype, normalize, resize
 
-from pipeline.bundles.accelerate import accelerate_cnn
+from pipeline.bundles.accelerate import accelerate_cnn, cast_body, fast_dtype
 from pipeline.bundles.families.base import Option, Sampling, VideoNet, cut, quick_squares
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
@@ -34,6 +34,7 @@ class _Published:
     crop_px: int
     alpha: int | None = None  # SlowFast: every so many pictures go to the slow path
     has_softmax: bool = False  # its head ends in one
+    rounds_well: bool = True  # stays within the tolerance in bfloat16 (docs/speed.md)
 
 
 _ZOO = {
@@ -48,7 +49,7 @@ _ZOO = {
     "slowfast_r101": _Published(32, 2, 256, 256, alpha=4),
     "slowfast_16x8_r101_50_50": _Published(64, 2, 256, 256, alpha=4),
     "r2plus1d_r50": _Published(16, 4, 256, 256, has_softmax=True),
-    "csn_r101": _Published(32, 2, 256, 256),
+    "csn_r101": _Published(32, 2, 256, 256, rounds_well=False),
     "mvit_base_16x4": _Published(16, 4, 224, 224),
     "mvit_base_32x3": _Published(32, 3, 224, 224),
 }
@@ -115,7 +116,8 @@ class HubVideoNet(VideoNet):
             return super().accelerate(device)
         n_blocks, n_heads = len(self.net.blocks), 2 if self.published.alpha else 1  # type: ignore[arg-type]
         heads = [f"blocks.{i}" for i in range(n_blocks - n_heads, n_blocks)]
-        self.dtype = accelerate_cnn(self.net, heads, device)
+        is_tame = self.published.rounds_well
+        self.dtype = accelerate_cnn(self.net, heads, device, casts=is_tame)
         self.layout = torch.channels_last_3d
         return self
 
@@ -183,7 +185,7 @@ class TorchvisionVideoNet(VideoNet):
             raise BundleError(f"{name}: expected weights: a .pth of torchvision")
         load_strictly(self.net, read_tensors(part.weights, directory), f"{name} of {part.weights.file}")
         self.preset, self.n_classes = published.transforms(), n_classes
-        self.heads = _POOL_AND_CLASSIFIER.get(name)
+        self.heads, self.is_swin = _POOL_AND_CLASSIFIER.get(name), name.startswith("swin")
         if n_classes == len(published.meta["categories"]):
             self.names = tuple(published.meta["categories"])
         sampling = Sampling(n_frames, rate_hz, min(self.preset.resize_size))
@@ -212,7 +214,12 @@ class TorchvisionVideoNet(VideoNet):
         return self.net(self.typed(self.prepare(frames, crop, n_crops)))
 
     def accelerate(self, device: torch.device) -> Self:
-        """As `VideoNet`; the convolutional ones are folded, laid out and cast."""
+        """As `VideoNet`; the convolutional ones are folded, laid out and cast, Swin is cast as a whole: its
+        many windows are short of memory bandwidth, not of products."""
+        if self.is_swin:
+            self.dtype = cast_body(self.net.to(device), ("head",), fast_dtype(device))
+            self.layout = torch.contiguous_format
+            return self
         if self.heads is None:
             return super().accelerate(device)
         self.dtype = accelerate_cnn(self.net, self.heads, device)
