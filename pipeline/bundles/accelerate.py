@@ -26,21 +26,12 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.config import RunConfig
+from pipeline.encoders.precision import fast_dtype
 
 LEAST_COSINE = 0.998  # of scores to the library's own; verify and the tests hold it
 _log = logging.getLogger(__name__)
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
-
-
-def fast_dtype(device: torch.device) -> torch.dtype:
-    """bfloat16 where the device multiplies it natively, else float32."""
-    if device.type == "cuda":
-        return (
-            torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-        )
-    has_bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 @dataclass(frozen=True)

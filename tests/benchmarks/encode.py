@@ -21,9 +21,9 @@ import transformers as hf
 from torchvision.models import get_model
 from transformers.utils import logging
 
-from pipeline.bundles.accelerate import fast_dtype
 from pipeline.bundles.families import load_part
 from pipeline.bundles.families.base import VideoNet
+from pipeline.encoders.precision import fast_dtype
 from tests.pipeline.bundles.families.published import file_part, folder_part, randomised
 from tests.pipeline.bundles.families.test_clip_networks import hub_model, pictures
 from tests.pipeline.bundles.families.test_hub_folders import word_tokenizer

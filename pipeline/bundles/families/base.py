@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from pipeline.bundles.accelerate import fast_dtype
+from pipeline.encoders.precision import fast_dtype
 from pipeline.records import ClipBatch, Word
 
 # What an option may be: its type, and the least that a number may be.

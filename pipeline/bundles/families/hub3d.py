@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.functional import convert_image_dtype, normalize, resize
 
-from pipeline.bundles.accelerate import accelerate_cnn, cast_body, fast_dtype
+from pipeline.bundles.accelerate import accelerate_cnn, cast_body
 from pipeline.bundles.families.base import Option, Sampling, VideoNet, cut, quick_squares
 from pipeline.bundles.spec import BundleError, PartSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
+from pipeline.encoders.precision import fast_dtype
 
 _MEAN, _STD = 0.45, 0.225  # of all Kinetics models in pytorchvideo's zoo, on a 0..1 scale
 
