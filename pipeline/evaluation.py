@@ -127,7 +127,7 @@ def _as_one_clip(
         what = f"{example.uri}: nothing from {example.start_s:g} s to {end_s:g} s"
         raise MediaError("probe", "no_span", what)
     clips = config.clips.model_copy(
-        update={"length_s": length_s, "stride_s": length_s, "unit_s": length_s}
+        update={"mode": "stride", "length_s": length_s, "stride_s": length_s, "unit_s": length_s}
     )
     fitted = spec.fitted(config.model_copy(update={"clips": clips}))
     unit = Unit("", "", example.uri, "", example.start_s, example.start_s + length_s)

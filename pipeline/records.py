@@ -133,6 +133,9 @@ class ClipBatch:
     audio_valid: npt.NDArray[np.int32]  # (N, 2) first and last+1 sample that the file has
     audio_coverage: npt.NDArray[np.float32]  # (N,) share of the clip with decoded sound
     av_skew_ms: npt.NDArray[np.float32]  # (N,) first sound − first picture, NaN unless both
+    cut_s: npt.NDArray[np.float64] | None = (
+        None  # (N,) cut at which it begins, NaN: none; None: not asked
+    )
 
     def __len__(self) -> int:
         return len(self.start_s)

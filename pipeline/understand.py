@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import time
 import traceback
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from pipeline.config import Config
+from pipeline.config import ClipConfig, Config
 from pipeline.media.probe import probe
 from pipeline.records import (
     ClipBatch,
@@ -103,7 +104,9 @@ def decode_packed(unit: Unit, config: Config, sample_rate_hz: int) -> tuple[Deco
 
 def examine(uri: str, config: Config) -> tuple[Decoded, None]:
     """Facts of a file and how its streams agree in its first unit, for a person who wonders."""
-    unit = Unit("", "", uri, "", 0.0, config.clips.unit_s)
+    clips = config.clips.model_copy(update={"mode": "stride"})  # where cuts are is another question
+    config = config.model_copy(update={"clips": clips})
+    unit = Unit("", "", uri, "", 0.0, clips.unit_s)
     return dataclasses.replace(decode(unit, config, SAMPLE_RATE_HZ), batch=None), None
 
 
@@ -170,16 +173,27 @@ def clip_rows(
     batch = decoded.batch
     assert batch is not None  # rows are made of what was decoded
     sync = decoded.sync or SyncReport()
-    stride_s = model.config.clips.stride_s
     of_unit = {"sync_offset_ms": sync.offset_ms, "sync_confidence": sync.offset_confidence}
     rows = [
         _clip_row(decoded.unit, batch, i, result)
         | of_unit
-        | {"clip_index": round(float(batch.start_s[i]) / stride_s)}
+        | {"clip_index": _clip_index(float(batch.start_s[i]), model.config.clips)}
         | dataclasses.asdict(provenance)
         for i, result in zip(range(len(batch)), results, strict=True)
     ]
     return pa.Table.from_pylist(rows, schema=clips_schema(model.dim))
+
+
+def _clip_index(start_s: float, clips: ClipConfig) -> int:
+    """Which stride it is; where clips begin at cuts, the millisecond: no unit counts another's clips."""
+    return round(start_s / clips.stride_s) if clips.mode == "stride" else math.floor(start_s * 1000)
+
+
+def _cuts_of(batch: ClipBatch, i: int) -> list[float] | None:
+    """The cuts in a clip, [start, end); None where nobody looked or there is nothing to see."""
+    if batch.cut_s is None or not batch.has_video[i]:
+        return None
+    return [] if np.isnan(batch.cut_s[i]) else [float(batch.cut_s[i])]
 
 
 def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[str, Any]:
@@ -199,7 +213,7 @@ def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[
         "frame_error_ms": _number(batch.frame_error_ms[i]),
         "is_padded": bool(batch.is_padded[i]),
         "status": "partial" if batch.is_damaged[i] else "ok",
-        "cut_s": None,
+        "cut_s": _cuts_of(batch, i),
         "has_video": has_video,
         "has_audio": has_audio,
         "audio_coverage": float(batch.audio_coverage[i]) if has_audio else None,

@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "pipeline.encoders": GROUND | {"pipeline.encoders"},
     "pipeline.fusion": GROUND | {"pipeline.fusion"},
     "pipeline.heads": GROUND | {"pipeline.heads", "pipeline.encoders"},
-    "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media"},
+    "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media", "pipeline.encoders"},
     "pipeline.tables": GROUND | {"pipeline.tables"},
     "pipeline.bundles": GROUND
     | {"pipeline.bundles", "pipeline.encoders", "pipeline.fusion", "pipeline.heads"},

@@ -11,6 +11,7 @@ third of the work is never done. A tolerance lets a neighbour that is decoded an
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -99,7 +100,11 @@ class Groups:
 
 
 def choose_frames(
-    packets: Packets, shown: Sequence[int], instants: Sequence[int], tolerance: int
+    packets: Packets,
+    shown: Sequence[int],
+    instants: Sequence[int],
+    tolerance: int,
+    cuts: Sequence[int] = (),
 ) -> list[int]:
     """The frame to show at each instant, by PTS.
 
@@ -108,6 +113,7 @@ def choose_frames(
         instants: ascending ticks.
         tolerance: ticks by which a frame may lie from its instant; the frame on screen at the
             instant always may.
+        cuts: ascending ticks; no frame stands in from the other side of one.
 
     Of the frames that may be shown, the one that costs least to decode after those chosen before;
     of equal ones the nearest.
@@ -119,7 +125,10 @@ def choose_frames(
         on_screen = max(0, int(np.searchsorted(times, t, side="right")) - 1)
         candidates = [int(times[on_screen])]
         if tolerance > 0:
-            first, last = np.searchsorted(times, [t - tolerance, t + tolerance + 1])
+            n_before = bisect_right(cuts, t)
+            low = max([t - tolerance, *cuts[n_before - 1 : n_before]])
+            high = min([t + tolerance + 1, *cuts[n_before : n_before + 1]])
+            first, last = np.searchsorted(times, [low, high])
             candidates += [int(pts) for pts in times[first:last]]
 
         def cost(pts: int, t: int = t) -> tuple[int, int]:

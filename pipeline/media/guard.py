@@ -98,9 +98,9 @@ class Guard:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-c", _CHILD, str(theirs.fileno()), self.function]
         path = os.pathsep.join([p for p in sys.path if p])
-        self._child = subprocess.Popen(
-            command, pass_fds=[theirs.fileno()], env={**os.environ, "PYTHONPATH": path}
-        )
+        # One process has one core: many threads of many decoders only get into each other's way.
+        env = {"OMP_NUM_THREADS": "1"} | os.environ | {"PYTHONPATH": path}
+        self._child = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=env)
         theirs.close()
         self._pipe = multiprocessing.connection.Connection(ours.detach())
         return self._pipe

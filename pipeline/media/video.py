@@ -50,6 +50,7 @@ class PacketIndex:
     is_whole_file: bool
     packets: Packets  # in decode order, from the keyframe before the span on
     is_torn: bool = False  # the container could not be read to the span's end
+    is_to_end: bool = False  # there are no pictures behind the span
 
     def next_key(self, pts: int) -> int:
         """The PTS of the keyframe after `pts`, or where the pictures end: so far damage at `pts` reaches."""
@@ -137,7 +138,7 @@ def index_packets(uri: str, info: MediaInfo, start_s: Fraction, end_s: Fraction)
     whole = start_s <= 0 and reached_eof and len(pts) == len(times)
     flags = np.array(list(found.values()), dtype=bool).reshape(-1, 2)
     packets = Packets(np.fromiter(found, np.int64, len(found)), flags[:, 0], flags[:, 1])
-    return PacketIndex(tuple(pts), ends, whole, packets, is_torn)
+    return PacketIndex(tuple(pts), ends, whole, packets, is_torn, reached_eof)
 
 
 def scaled_size(stream: VideoStream, short_side_px: int) -> tuple[int, int]:
@@ -148,15 +149,21 @@ def scaled_size(stream: VideoStream, short_side_px: int) -> tuple[int, int]:
 
 
 def read_frames(
-    uri: str, info: MediaInfo, index: PacketIndex, instants: Sequence[int], clips: ClipConfig
+    uri: str,
+    info: MediaInfo,
+    index: PacketIndex,
+    instants: Sequence[int],
+    clips: ClipConfig,
+    cuts: Sequence[int] = (),
 ) -> Frames:
-    """The pictures on screen at `instants` (ascending ticks), or within the config's tolerance."""
+    """The pictures on screen at `instants` (ascending ticks), or within the config's tolerance and between
+    the same `cuts`."""
     stream = _video(info)
     width, height = scaled_size(stream, clips.short_side_px)
     if not index.pts or not instants:
         return Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64))
     tolerance = int(Fraction(str(clips.max_frame_error_ms)) / 1000 / stream.time_base)
-    chosen = choose_frames(index.packets, index.pts, instants, tolerance)
+    chosen = choose_frames(index.packets, index.pts, instants, tolerance, cuts)
     readers: list[FrameReader] = [PyAVReader(uri, info, index)]
     if clips.reader == "decord":
         readers.insert(0, DecordReader(uri, info, index))
@@ -184,6 +191,16 @@ def read_motion(
     grey = np.stack([shown[p] for p in found]) if found else np.zeros((0, height, width), np.uint8)
     times_s = [float(pts_to_time(p, stream.time_base, info.origin_s)) for p in found]
     return Motion(grey, np.array(times_s))
+
+
+def read_every(uri: str, info: MediaInfo, index: PacketIndex, width: int, height: int) -> Frames:
+    """Every picture of the index that decodes, upright and squeezed to `width` × `height`."""
+    stream = _video(info)
+    scale = _Scaler(width, height, stream)
+    shown, damage = _decode_chosen(uri, stream, index, index.pts, scale) if index.pts else ({}, ())
+    found = sorted(shown)
+    rgb = np.stack([shown[p] for p in found]) if found else np.zeros((0, height, width, 3), np.uint8)
+    return Frames(rgb, np.array(found, np.int64), damage)
 
 
 def _decode_chosen(

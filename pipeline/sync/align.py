@@ -24,6 +24,7 @@ from pipeline.records import ClipBatch, MediaError, MediaInfo, SyncReport, Unit
 from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
 from pipeline.sync.offset import Offset, estimate_offset, loudest_span
 from pipeline.sync.report import sync_report
+from pipeline.sync.shots import find_cuts
 
 _TORN_S = 1
 _Place = tuple[int, int]  # which clip, which of its instants
@@ -54,7 +55,8 @@ def read_clips(
     clips = config.clips
     start = to_fraction(unit.start_s)
     end = _open_end_s(start, info, config) if unit.end_s is None else to_fraction(unit.end_s)
-    read_end = end + max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
+    overlap = max(Fraction(0), to_fraction(clips.length_s) - to_fraction(clips.stride_s))
+    read_end = end + (overlap if clips.mode == "stride" else 0)
     track = _read_sound(unit.uri, info, start, read_end, config)
     index = index_packets(unit.uri, info, start, read_end) if info.video else None
     _check_count(unit, index, config)
@@ -65,17 +67,26 @@ def read_clips(
 
     # What lies behind the unit is the next one's: cut there, so that no clip spills over the grid.
     media_end = min(read_end, max(shown[1], track.end_s if track else Fraction(0)))
-    spans = clip_spans(start, end, media_end, clips)
+    looks_for_cuts = clips.mode == "shots" and start < media_end
+    cuts = find_cuts(unit.uri, info, (start, media_end), config) if looks_for_cuts else []
+    spans = clip_spans(start, end, media_end, clips, cuts)
     _check_size(unit, len(spans), info, config)
     instants = [clip_instants(span, *shown, clips) for span in spans]
-    frames, places = _read_pictures(unit.uri, info, index, instants, clips)
+    frames, places = _read_pictures(unit.uri, info, index, instants, clips, cuts)
     damage = _damage(info, index, track, frames, (media_end, min(end, Fraction(info.duration_s or 0))))
 
     report = sync_report(info, index, track, damage, offset)
     sound = resample(track, sample_rate_hz) if track else None
     pictures = _Pictures(instants, frames, places, shown)
     batch = _assemble(info, spans, pictures, sound, config, sample_rate_hz)
-    return dataclasses.replace(batch, is_damaged=_touched(spans, damage)), report
+    cut_s = _cuts_at(spans, cuts) if clips.mode == "shots" else None
+    return dataclasses.replace(batch, is_damaged=_touched(spans, damage), cut_s=cut_s), report
+
+
+def _cuts_at(spans: list[ClipSpan], cuts: Sequence[Fraction]) -> np.ndarray:
+    """The cut at which each clip begins, NaN where it begins within a shot, (N,)."""
+    known = set(cuts)
+    return np.array([float(s.start_s) if s.start_s in known else np.nan for s in spans], np.float64)
 
 
 def _offset(
@@ -179,6 +190,7 @@ def _read_pictures(
     index: PacketIndex | None,
     instants: list[list[Fraction | None]],
     clips: ClipConfig,
+    cuts: Sequence[Fraction],
 ) -> tuple[Frames, list[_Place]]:
     """Pictures for all instants of a unit, and the place that each is for."""
     wanted = sorted(
@@ -187,8 +199,9 @@ def _read_pictures(
     if info.video is None or index is None or not wanted:
         width, height = scaled_size(info.video, clips.short_side_px) if info.video else (1, 1)
         return Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64)), []
-    ticks = [time_to_pts(t, info.video.time_base, info.origin_s) for t, _, _ in wanted]
-    frames = read_frames(uri, info, index, ticks, clips)
+    base, origin = info.video.time_base, info.origin_s
+    ticks = [time_to_pts(t, base, origin) for t, _, _ in wanted]
+    frames = read_frames(uri, info, index, ticks, clips, [time_to_pts(t, base, origin) for t in cuts])
     # A file too damaged to show anything gives no pictures: its places stay invalid.
     return frames, [(i, k) for _, i, k in wanted][: len(frames.pts)]
 

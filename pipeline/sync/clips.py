@@ -3,13 +3,16 @@
 clock      0        4        8    9.3
            ├────────┼────────┼────┤
 clips      │   0    │   1    │  2 ░░░│   the last is kept, padded and marked
+shots      │   0    │1░░░┃  2     │3░░│   with a cut at 5.5: anew from there, and nothing straddles it
 instants   · · · · · · · · · · · ·        frames_per_clip a clip, in the middle of equal parts
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -29,23 +32,45 @@ class ClipSpan:
 
 
 def clip_spans(
-    unit_start_s: Fraction, unit_end_s: Fraction, media_end_s: Fraction, clips: ClipConfig
+    unit_start_s: Fraction,
+    unit_end_s: Fraction,
+    media_end_s: Fraction,
+    clips: ClipConfig,
+    cuts_s: Sequence[Fraction] = (),
 ) -> list[ClipSpan]:
     """The clips that start in a unit.
 
     They start every stride from the unit's start on, as long as there is something that the clip
     before has not shown. A rest shorter than `min_tail_s` is given to the clip before it, so that
     nothing is dropped and no clip holds less than a frame.
+
+    In the mode `shots` each shot of the unit is cut so, as if it were a file: from `cuts_s`, ascending
+    instants within the unit, the clips start anew, and none reaches over the next cut or over the unit.
     """
-    length, stride = to_fraction(clips.length_s), to_fraction(clips.stride_s)
-    last_start = media_end_s - to_fraction(clips.min_tail_s)
+    if clips.mode == "stride":
+        must_start = unit_start_s == 0
+        return _strided(unit_start_s, unit_end_s, media_end_s, clips, must_start=must_start)
+    end = min(unit_end_s, media_end_s)
+    starts = [unit_start_s, *(cut for cut in cuts_s if unit_start_s < cut < end)]
     spans = []
-    start = unit_start_s
-    while start < unit_end_s and start < media_end_s:
+    for start, until in pairwise([*starts, end]):
+        spans += _strided(start, until, until, clips, must_start=True)
+    return spans
+
+
+def _strided(
+    first_s: Fraction, until_s: Fraction, end_s: Fraction, clips: ClipConfig, *, must_start: bool
+) -> list[ClipSpan]:
+    """Clips that start in [first, until), of what ends at `end_s`; `must_start`: one, however short."""
+    length, stride = to_fraction(clips.length_s), to_fraction(clips.stride_s)
+    last_start = end_s - to_fraction(clips.min_tail_s)
+    spans: list[ClipSpan] = []
+    start = first_s
+    while start < until_s and start < end_s:
         is_needed = start < last_start and start - stride + length < last_start
-        if start > 0 and not is_needed:
+        if not is_needed and (spans or not must_start):
             break
-        end = media_end_s if start + length >= last_start else start + length
+        end = end_s if start + length >= last_start else start + length
         spans.append(ClipSpan(start, end, is_padded=end < start + length))
         start += stride
     return spans

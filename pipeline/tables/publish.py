@@ -22,7 +22,16 @@ from pipeline.tables.store import Store
 
 PUBLISHED = "_runs/_published.state"
 _UNIT_NAMES = UNITS.names
-_SEGMENT_COLUMNS = ["unit_id", "video_id", "result_digest", "run_id", "start_s", "end_s", "labels"]
+_SEGMENT_COLUMNS = [
+    "unit_id",
+    "video_id",
+    "result_digest",
+    "run_id",
+    "start_s",
+    "end_s",
+    "labels",
+    "cut_s",
+]
 
 
 def publish(store: Store, dt: str) -> Ledger:

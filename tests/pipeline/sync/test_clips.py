@@ -45,6 +45,51 @@ def test_clips_cover_the_whole_file(media_end, shape):
         assert s.end_s - s.start_s >= min(Fraction(str(length)), Fraction(str(stride)))
 
 
+@given(
+    seconds,
+    st.lists(st.integers(1, 5000), max_size=30),
+    st.sampled_from([(4, 4, 60), (2, 2, 8), (4, 2, 12), (3, 1.5, 6), (2.5, 2.5, 10)]),
+)
+def test_no_clip_straddles_a_cut_and_nothing_is_dropped(media_end, ticks, shape):
+    length, stride, unit = shape
+    clips = ClipConfig(mode="shots", length_s=length, stride_s=stride, unit_s=unit)
+    cuts = sorted({Fraction(k, 25) for k in ticks})
+    unit_s, spans, start = to_fraction(clips.unit_s), [], Fraction(0)
+    while start < media_end:
+        inside = [t for t in cuts if start <= t < start + unit_s]
+        spans += clip_spans(start, start + unit_s, media_end, clips, inside)
+        start += unit_s
+    borders = {k * unit_s for k in range(int(media_end / unit_s) + 1)}
+    edges = sorted({*(t for t in cuts if t < media_end), *borders, media_end})
+    assert {s.start_s for s in spans} >= set(edges) - {media_end}
+    assert spans[0].start_s == 0
+    assert spans[-1].end_s == media_end
+    for span in spans:
+        assert not any(span.start_s < edge < span.end_s for edge in edges)
+        assert span.is_padded == (span.end_s - span.start_s < Fraction(str(length)))
+    for a, b in pairwise(spans):
+        assert a.start_s < b.start_s <= a.end_s
+    if stride == length:
+        assert sum(s.end_s - s.start_s for s in spans) == media_end
+
+
+def test_a_shot_is_cut_as_a_file_of_its_own_would_be():
+    clips = ClipConfig(mode="shots")
+    cuts = [Fraction("1.2"), Fraction("9.25"), Fraction("9.29")]
+    spans = clip_spans(Fraction(0), Fraction(60), Fraction(20), clips, cuts)
+    expected = [
+        (0, 1.2),
+        (1.2, 5.2),
+        (5.2, 9.25),
+        (9.25, 9.29),
+        (9.29, 13.29),
+        (13.29, 17.29),
+        (17.29, 20),
+    ]
+    assert [(float(s.start_s), float(s.end_s)) for s in spans] == expected
+    assert [s.is_padded for s in spans] == [True, False, False, True, False, False, True]
+
+
 @pytest.mark.parametrize(
     ("media_end", "ends", "padded"),
     [

@@ -159,6 +159,19 @@ def test_clips_that_agree_and_touch_are_one_segment():
     ]
 
 
+def test_shots_are_a_track_that_unit_borders_do_not_cut():
+    table = clips("a", "b", "c", "d", "e", "f", "g")
+    cuts = [[], [4.0], [], [], [16.0], None, []]  # of the clips at 0, 4, …; 12 may be a unit's border
+    column = table.schema.get_field_index("cut_s")
+    table = table.set_column(
+        column, table.schema.field("cut_s"), pa.array(cuts, pa.list_(pa.float64()))
+    )
+    shots = [s for s in derive_segments(table).to_pylist() if s["space"] == "shots"]
+    spans = [(0.0, 4.0), (4.0, 16.0), (16.0, 20.0), (24.0, 28.0)]
+    assert [(s["start_s"], s["end_s"]) for s in shots] == spans
+    assert all(s["label"] == "shot" and s["score"] is None for s in shots)
+
+
 @settings(max_examples=50)
 @given(st.lists(st.sampled_from(["a", "b", ""]), min_size=1, max_size=12))
 def test_segments_cover_exactly_the_clips_that_bear_the_label(marks):
