@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "pipeline.transport": GROUND,
     "pipeline.media": GROUND | {"pipeline.media"},
     "pipeline.encoders": GROUND | {"pipeline.encoders"},
-    "pipeline.fusion": GROUND | {"pipeline.fusion"},
+    "pipeline.fusion": GROUND | {"pipeline.fusion", "pipeline.encoders"},
     "pipeline.heads": GROUND | {"pipeline.heads", "pipeline.encoders"},
     "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media", "pipeline.encoders"},
     "pipeline.tables": GROUND | {"pipeline.tables"},

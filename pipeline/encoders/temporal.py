@@ -10,26 +10,44 @@ import torch
 from torch import Tensor, nn
 
 
-def rotate_by_time(x: Tensor, times_s: Tensor, longest_s: float = 600.0) -> Tensor:
+def rotate_by_time(
+    x: Tensor, times_s: Tensor, longest_s: float = 600.0, shortest_s: float = 2.0
+) -> Tensor:
     """Turn each pair of channels of `x` by an angle that grows with time.
 
     Args:
         x: (B, heads, N, D), D even.
         times_s: (B, N) seconds; only differences between them matter to attention.
-        longest_s: the slowest channel turns once in this time, the fastest once in 2 s.
+        longest_s, shortest_s: the slowest channel turns once in the one, the fastest once in the other.
     """
     half = x.shape[-1] // 2
-    periods = torch.logspace(0, 1, half, base=longest_s / 2.0, device=x.device) * 2.0  # (D/2,)
+    ratio = longest_s / shortest_s
+    periods = torch.logspace(0, 1, half, base=ratio, device=x.device) * shortest_s  # (D/2,)
     angle = (2 * torch.pi * times_s[:, None, :, None].float() / periods).to(x.dtype)
     cos, sin = angle.cos(), angle.sin()  # (B, 1, N, D/2)
     a, b = x[..., :half], x[..., half:]
     return torch.cat([a * cos - b * sin, a * sin + b * cos], dim=-1)
 
 
-class _Block(nn.Module):
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float, dropout: float) -> None:
+class TimeBlock(nn.Module):
+    """A transformer block (pre-norm) over tokens that stand at times.
+
+    Args:
+        periods_s: in how long the fastest and the slowest channel of a position turn once.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        dropout: float,
+        periods_s: tuple[float, float] = (2.0, 600.0),
+    ) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        if dim % (2 * num_heads):
+            raise ValueError(f"dim {dim} must be divisible by twice num_heads ({num_heads})")
+        self.num_heads, self.periods_s = num_heads, periods_s
         self.norm_attn, self.norm_mlp = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         hidden = int(dim * mlp_ratio)
@@ -39,10 +57,13 @@ class _Block(nn.Module):
         self.dropout = dropout
 
     def forward(self, x: Tensor, times_s: Tensor, present: Tensor) -> Tensor:
+        """Tokens (B, N, dim) at `times_s` (B, N), each having seen those that are `present` (B, N)."""
         b, n, dim = x.shape
         qkv = self.qkv(self.norm_attn(x)).view(b, n, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
-        q, k = rotate_by_time(q, times_s), rotate_by_time(k, times_s)
+        shortest_s, longest_s = self.periods_s
+        q = rotate_by_time(q, times_s, longest_s, shortest_s)
+        k = rotate_by_time(k, times_s, longest_s, shortest_s)
         attended = nn.functional.scaled_dot_product_attention(
             q, k, v, attn_mask=present[:, None, None, :], dropout_p=self.dropout * self.training
         )
@@ -63,9 +84,7 @@ class TemporalTransformer(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        if dim % (2 * num_heads):
-            raise ValueError(f"dim {dim} must be divisible by twice num_heads ({num_heads})")
-        self.blocks = nn.ModuleList(_Block(dim, num_heads, mlp_ratio, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(TimeBlock(dim, num_heads, mlp_ratio, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, tokens: Tensor, times_s: Tensor, present: Tensor) -> Tensor:

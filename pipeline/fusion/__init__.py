@@ -1,1 +1,23 @@
-"""Fusion of what is seen and what is heard: `fuse(video_tokens, audio_tokens, present) → tokens`."""
+"""Fusion of what is seen and what is heard: `fuse(video_tokens, audio_tokens, present) → tokens`.
+
+    late        each sense is understood alone; a learned gate weighs what the two say
+    early       tokens of both senses stand side by side before the first layer
+    bottleneck  each sense has its own layers; a few shared tokens carry news between them
+
+`LateFusion` is the weighing without training that bundles use over evidence vectors.
+"""
+
+from __future__ import annotations
+
+from pipeline.fusion.base import Fusion, FusionSize, seen
+from pipeline.fusion.bottleneck import BottleneckFusion
+from pipeline.fusion.early import EarlyFusion
+from pipeline.fusion.late import GatedFusion
+
+FUSIONS: dict[str, type[Fusion]] = {
+    "late": GatedFusion,
+    "early": EarlyFusion,
+    "bottleneck": BottleneckFusion,
+}
+
+__all__ = ["FUSIONS", "EarlyFusion", "Fusion", "FusionSize", "seen"]

@@ -1,13 +1,15 @@
-"""Late fusion: each sense is understood alone, then the two vectors are weighed and added."""
+"""Late fusion: each sense is understood alone, then the two answers are weighed and added."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
+from pipeline.fusion.base import Fusion, FusionSize, Pair, Sense, streams
+
 
 class LateFusion(nn.Module):
-    """A weighted mean of unit vectors, in which an absent sense weighs nothing."""
+    """A weighted mean of unit vectors without training, in which an absent sense weighs nothing."""
 
     prior: Tensor  # (2,) video, audio
 
@@ -44,3 +46,41 @@ class LateFusion(nn.Module):
             [nn.functional.normalize(video, dim=-1), nn.functional.normalize(audio, dim=-1)], dim=1
         )  # (B, 2, D)
         return nn.functional.normalize((weights[..., None] * directions).sum(1), dim=-1)
+
+
+class GatedFusion(Fusion):
+    """A transformer for each sense; a learned gate weighs what the two say.
+
+    It needs no token for an absent sense: the other never hears of it.
+    """
+
+    def __init__(self, size: FusionSize) -> None:
+        super().__init__()
+        self.size = size
+        self.streams = streams(size)
+        self.norms = nn.ModuleList(nn.LayerNorm(size.dim) for _ in range(2))
+        self.strength = nn.ModuleList(nn.Linear(size.dim, 1) for _ in range(2))
+
+    def fuse(self, video: Sense, audio: Sense) -> Pair:
+        tokens = []
+        for blocks, norm, sense in zip(self.streams, self.norms, (video, audio), strict=True):
+            x = sense.tokens
+            shown = sense.seen | ~sense.present[:, None]  # no token may have nothing to look at
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, sense.times_s, shown)
+            tokens.append(norm(x))
+        weights = self.weights(tokens[0], tokens[1], video, audio)
+        return tokens[0] * weights[:, :1, None], tokens[1] * weights[:, 1:, None]
+
+    def weights(self, seen: Tensor, heard: Tensor, video: Sense, audio: Sense) -> Tensor:
+        """How much each sense counts, (B, 2), by the mean of its tokens; their mean over the senses present
+        is 1."""
+        strengths = []
+        for net, x, sense in zip(self.strength, (seen, heard), (video, audio), strict=True):
+            shown = sense.seen[..., None].to(x.dtype)
+            strengths.append(net((x * shown).sum(1) / shown.sum(1).clamp(min=1)))
+        strength = torch.cat(strengths, 1)
+        present = torch.stack([video.present, audio.present], 1)
+        # Not −inf: where both are absent the softmax must stay finite.
+        strength = strength.masked_fill(~present, torch.finfo(strength.dtype).min)
+        return strength.softmax(1) * present.sum(1, keepdim=True)

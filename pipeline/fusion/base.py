@@ -1,0 +1,158 @@
+"""What the trained fusions share: one signature, and that an absent sense can say nothing at all.
+
+    tokens of each sense ─ what is absent or padding is blanked ─ a fusion's layers ─ the same tokens, fused
+
+A token keeps its place and its time; heads pool the tokens for whatever they answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.encoders.temporal import TimeBlock
+
+Pair = tuple[Tensor, Tensor]  # video, audio
+
+
+@dataclass(frozen=True)
+class FusionSize:
+    """Shape of a fusion. The three kinds have about as many weights at the same size."""
+
+    dim: int = 64  # of a token
+    depth: int = 3  # layers
+    num_heads: int = 4
+    dropout: float = 0.1
+    n_shared: int = 4  # tokens that carry news between the senses (bottleneck)
+    n_apart: int = 1  # layers before the first exchange (bottleneck)
+    # In how long the fastest and the slowest channel of a position turn once: the finest time told
+    # apart, and more than the longest clip.
+    shortest_s: float = 0.25
+    longest_s: float = 10.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.n_apart < self.depth:
+            raise ValueError(f"n_apart must lie in 0..{self.depth - 1} (depth - 1), got {self.n_apart}")
+
+    def block(self, mlp_ratio: float = 2.0) -> TimeBlock:
+        """One layer."""
+        periods_s = (self.shortest_s, self.longest_s)
+        return TimeBlock(self.dim, self.num_heads, mlp_ratio, self.dropout, periods_s)
+
+    def learned(self, n: int) -> nn.Parameter:
+        """`n` learned tokens, (n, dim)."""
+        return nn.Parameter(torch.randn(n, self.dim) * self.dim**-0.5)
+
+
+@dataclass(frozen=True)
+class Sense:
+    """Tokens of one sense; those that nobody may see are zero and stand at time 0."""
+
+    tokens: Tensor  # (B, N, dim)
+    times_s: Tensor  # (B, N)
+    seen: Tensor  # (B, N) bool
+    present: Tensor  # (B,) bool
+
+    def with_first(self, first: Tensor, seen: Tensor | None = None) -> Sense:
+        """With tokens `first` (n, dim) at the clip's start before all others; where `seen` (B,) if given."""
+        b, n = len(self.tokens), len(first)
+        shown = torch.ones_like(self.present) if seen is None else seen
+        return Sense(
+            torch.cat([first.to(self.tokens.dtype).expand(b, -1, -1), self.tokens], 1),
+            torch.cat([self.times_s.new_zeros(b, n), self.times_s], 1),
+            torch.cat([shown[:, None].expand(b, n), self.seen], 1),
+            self.present,
+        )
+
+
+class Fusion(nn.Module):
+    """Tokens of two senses → the same tokens, fused. A kind of fusion fills in `fuse`."""
+
+    size: FusionSize
+
+    def forward(
+        self,
+        video_tokens: Tensor,
+        audio_tokens: Tensor,
+        present: Tensor,
+        *,
+        times_s: Pair | None = None,
+        valid: Pair | None = None,
+    ) -> Tensor:
+        """Fuse tokens.
+
+        Args:
+            video_tokens, audio_tokens: (B, Nv, dim), (B, Na, dim).
+            present: (B, 2) bool, has video, has audio. What is absent may hold anything, also NaN.
+            times_s: (B, Nv), (B, Na) seconds from the clip's start to each token; positions come from
+                nothing else. None: tokens are sets without an order.
+            valid: (B, Nv), (B, Na) bool; False is padding or damage and seen by nobody. A sense without
+                a valid token is absent. None: all are.
+
+        Returns:
+            (B, Nv + Na, dim), those of video first; zero for tokens that nobody may see. `seen` tells
+            which ones those are.
+
+        Raises:
+            ValueError: shapes that do not fit each other.
+        """
+        tokens = (video_tokens, audio_tokens)
+        _check(tokens, present, times_s, valid, self.size.dim)
+        if times_s is None:
+            times_s = _pair(t.new_zeros(t.shape[:2], dtype=torch.float32) for t in tokens)
+        video, audio = (
+            _sense(t, at, there)
+            for t, at, there in zip(tokens, times_s, _seen(tokens, present, valid), strict=True)
+        )
+        fused = torch.cat(self.fuse(video, audio), 1)
+        seen = torch.cat([video.seen, audio.seen], 1)[..., None]
+        return torch.where(seen, fused, torch.zeros_like(fused))
+
+    def fuse(self, video: Sense, audio: Sense) -> Pair:
+        """(B, Nv, dim), (B, Na, dim); anything finite where nothing was to be seen."""
+        raise NotImplementedError
+
+
+def seen(
+    video_tokens: Tensor, audio_tokens: Tensor, present: Tensor, valid: Pair | None = None
+) -> Tensor:
+    """(B, Nv + Na) bool: which of a fusion's tokens count; see `Fusion.forward`."""
+    return torch.cat(_seen((video_tokens, audio_tokens), present, valid), 1)
+
+
+def streams(size: FusionSize) -> nn.ModuleList:
+    """Layers for each sense, [sense][layer]."""
+    return nn.ModuleList(nn.ModuleList(size.block() for _ in range(size.depth)) for _ in range(2))
+
+
+def _seen(tokens: Pair, present: Tensor, valid: Pair | None) -> Pair:
+    if valid is None:
+        valid = _pair(present.new_ones(t.shape[:2]) for t in tokens)
+    return _pair(valid[k] & present[:, k, None] for k in range(2))
+
+
+def _pair(values: Iterable[Tensor]) -> Pair:
+    video, audio = values
+    return video, audio
+
+
+def _sense(tokens: Tensor, times_s: Tensor, seen: Tensor) -> Sense:
+    blank = torch.zeros((), dtype=tokens.dtype, device=tokens.device)
+    tokens = torch.where(seen[..., None], tokens, blank)  # not times zero: NaN would stay
+    return Sense(tokens, torch.where(seen, times_s, 0.0), seen, seen.any(1))
+
+
+def _check(tokens: Pair, present: Tensor, times_s: Pair | None, valid: Pair | None, dim: int) -> None:
+    b = len(present)
+    if present.shape != (b, 2) or present.dtype != torch.bool:
+        raise ValueError(f"present must be (B, 2) bool, got {tuple(present.shape)} {present.dtype}")
+    for k, sense in enumerate(("video", "audio")):
+        shape = tuple(tokens[k].shape)
+        if len(shape) != 3 or shape[0] != b or shape[2] != dim:
+            raise ValueError(f"{sense}_tokens must be ({b}, N, {dim}), got {shape}")
+        for name, pair in (("times_s", times_s), ("valid", valid)):
+            if pair is not None and tuple(pair[k].shape) != shape[:2]:
+                raise ValueError(f"{name} of {sense} must be {shape[:2]}, got {tuple(pair[k].shape)}")
