@@ -81,7 +81,9 @@ class Frames:
 class Motion:
     """Small grey pictures, `MOTION_FPS` a second: what moves, not what it is."""
 
-    grey: npt.NDArray[np.uint8]  # (T, H, W), the short side `MOTION_SHORT_SIDE_PX`
+    grey: npt.NDArray[
+        np.uint8
+    ]  # (T, H, W), the short side `MOTION_SHORT_SIDE_PX` if not asked otherwise
     times_s: npt.NDArray[np.float64]  # (T,) of the picture used, on the media clock
 
 
@@ -174,11 +176,16 @@ def read_frames(
 
 
 def read_motion(
-    uri: str, info: MediaInfo, index: PacketIndex, start_s: Fraction, end_s: Fraction
+    uri: str,
+    info: MediaInfo,
+    index: PacketIndex,
+    start_s: Fraction,
+    end_s: Fraction,
+    short_side_px: int = MOTION_SHORT_SIDE_PX,
 ) -> Motion:
     """The pictures nearest to instants spaced evenly over [start, end), none twice; damaged ones left out."""
     stream = _video(info)
-    width, height = scaled_size(stream, MOTION_SHORT_SIDE_PX)
+    width, height = scaled_size(stream, short_side_px)
     scale = _Scaler(width, height, stream, is_grey=True)
     pts = np.asarray(index.pts)
     n_instants = int((end_s - start_s) * MOTION_FPS)

@@ -99,8 +99,25 @@ def _mel_bands() -> Array:
     return np.maximum(0, np.minimum(rising, falling)).astype(np.float32)
 
 
+def speaking_at(pictures: npt.NDArray[np.uint8]) -> tuple[float, float]:
+    """Where pictures (T, H, W) move like a mouth: row and column as shares of height and width.
+
+    Told to some 8 px of pictures as `pipeline.media.video.read_motion` gives them.
+    """
+    _, where = _looked_at(_network(), moving(pictures))
+    rows, columns = ((np.arange(n) + 0.5) / n for n in where.shape)
+    return float(where.sum(axis=1) @ rows), float(where.sum(axis=0) @ columns)
+
+
 def see(net: dict[str, Array], x: Array) -> Array:
     """(T, H, W) → (T, 32), of length 1."""
+    y, where = _looked_at(net, x)
+    pooled = np.einsum("tchw,hw->tc", y, where)
+    return _unit(_conv1d(np.maximum(0, _conv1d(pooled, net, "v1")), net, "v2"))
+
+
+def _looked_at(net: dict[str, Array], x: Array) -> tuple[Array, Array]:
+    """Features (T, C, h, w) of pictures (T, H, W), and how much each place counts (h, w)."""
     reach = net["c1.weight"].shape[1] // 2
     padded = np.pad(x, ((reach, reach), (0, 0), (0, 0)))
     stacks = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis=0)
@@ -110,10 +127,8 @@ def see(net: dict[str, Array], x: Array) -> Array:
         for name in ("c1", "c2", "c3"):
             y = np.maximum(0, _conv2d(y, net[f"{name}.weight"], net[f"{name}.bias"]))
         parts.append(y)
-    y = np.concatenate(parts)  # (T, C, h, w)
-    where = _softmax_of(np.einsum("chw,c->hw", y.mean(axis=0), net["att.weight"].reshape(-1)))
-    pooled = np.einsum("tchw,hw->tc", y, where)
-    return _unit(_conv1d(np.maximum(0, _conv1d(pooled, net, "v1")), net, "v2"))
+    y = np.concatenate(parts)
+    return y, _softmax_of(np.einsum("chw,c->hw", y.mean(axis=0), net["att.weight"].reshape(-1)))
 
 
 def hear(net: dict[str, Array], columns: Array) -> Array:
