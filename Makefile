@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +44,9 @@ bench-offset: $(STAMP)  ## how well the content tells the offset of sound and pi
 
 train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpoints/lips
 	$(BIN)/python -m pipeline.training.lips ../shared/data --work checkpoints/lips
+
+train-fusion: $(STAMP)  ## which fusion: train late, early, bottleneck and each sense alone, print them
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pipeline.training.fusion ../shared/data --work checkpoints/fusion
 
 bench-tables: $(STAMP)  ## planning a million units, resuming over a hundred thousand records
 	$(BIN)/python -m tests.benchmarks.tables

@@ -1,0 +1,287 @@
+"""Which fusion? Late, early and bottleneck trained beside each sense alone, on the same data.
+
+    python -m pipeline.training.fusion DATA --work DIR [--recipe configs/train/fusion.yaml]
+
+Reads `DATA/grid` and `DATA/esc10` once, trains every model of the recipe (`pipeline.training.sentences`),
+measures all of them on the same sentences under the same noises, prints a table and writes `DIR/fusion.json`.
+What is read and the trainings are kept in DIR, so that the command goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from torch import Tensor, nn
+
+from pipeline.bundles.model import Model
+from pipeline.bundles.spec import find_bundle
+from pipeline.config import CONFIG_DIR, load_config
+from pipeline.fusion import FUSIONS
+from pipeline.records import short_hash
+from pipeline.training import grid
+from pipeline.training.loop import LoopConfig, fit
+from pipeline.training.sentences import SINGLES, Learning, ReadSentences, answer, conditions, plain
+
+RECIPE = CONFIG_DIR / "train" / "fusion.yaml"
+MODELS = (*FUSIONS, *SINGLES)
+CLEAN = float("inf")  # dB
+_N_RESAMPLED = 2000
+Tell = Callable[[str], None]
+Array = npt.NDArray[np.float64]
+
+
+class Recipe(BaseModel):
+    """How the models are trained and measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    models: tuple[str, ...] = MODELS
+    seeds: tuple[int, ...] = Field((0,), min_length=1, description="a training of each model for each")
+    loop: LoopConfig = LoopConfig()
+    learning: Learning = Learning()
+    test_snr_db: tuple[float, ...] = Field((-5.0, 0.0, 5.0, 10.0), min_length=1)
+    n_noises: int = Field(2, ge=1, description="draws of babble, and of sounds, under each sentence")
+
+    @field_validator("models")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        unknown = sorted(set(names) - set(MODELS))
+        if unknown:
+            raise ValueError(f"unknown {', '.join(unknown)}; expected some of {', '.join(MODELS)}")
+        return names
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Share of words right, or a difference of two shares, with its 95 % interval over sentences."""
+
+    model: str
+    senses: str  # both, video, audio: what the model was given
+    snr_db: float | None  # None: no noise
+    value: float
+    low: float
+    high: float
+    less: str = ""  # the model whose share is taken off
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What the experiment found."""
+
+    n_sentences: int
+    n_weights: dict[str, int]
+    train_cpu_s: dict[str, float]  # a training, on one thread, checks on the watched fold included
+    shares: list[Measure]
+    gains: list[Measure]  # with both senses, less the better single sense at that noise
+    losses: list[Measure]  # one sense removed, less the model that was trained on the other alone
+    found_first: dict[str, float]  # share of sentences nearest to their own text, no noise
+
+
+def compare(data: Path, work: Path, recipe: Recipe, tell: Tell = print) -> Comparison:
+    """Train and measure every model of `recipe`.
+
+    Raises:
+        FileNotFoundError: `data` lacks the talking heads or the noises.
+    """
+    heads = {part: grid.load(data, work / "read", part, tell) for part in ("train", "watch", "test")}
+    texts = {part: _texts(heads[part]) for part in ("train", "test")}
+    right: dict[tuple[str, str, float], list[Array]] = {}
+    found_first: dict[str, list[float]] = {}
+    n_weights: dict[str, int] = {}
+    cpu_s: dict[str, float] = {}
+    for kind in recipe.models:
+        for seed in recipe.seeds:
+            net, seconds = train(kind, seed, heads, texts["train"], work, recipe, tell)
+            n_weights[kind] = sum(p.numel() for p in net.parameters())
+            cpu_s[kind] = cpu_s.get(kind, 0.0) + seconds / len(recipe.seeds)
+            for key, shares in measured(kind, net, heads["test"], recipe).items():
+                right.setdefault((kind, *key), []).append(shares)
+            clean = plain(heads["test"], CLEAN, 0, "babble")
+            embedding = answer(net, clean, heads["test"].words).embedding
+            found_first.setdefault(kind, []).append(_found_first(embedding, texts["test"]))
+    by_sentence = {key: np.mean(runs, axis=0) for key, runs in right.items()}
+    return Comparison(
+        len(heads["test"]),
+        n_weights,
+        cpu_s,
+        [_measure(key, shares) for key, shares in by_sentence.items()],
+        _gains(by_sentence),
+        _losses(by_sentence),
+        {kind: float(np.mean(runs)) for kind, runs in found_first.items()},
+    )
+
+
+def train(
+    kind: str,
+    seed: int,
+    heads: Mapping[str, grid.Heads],
+    texts: Tensor,
+    work: Path,
+    recipe: Recipe,
+    tell: Tell,
+) -> tuple[nn.Module, float]:
+    """A trained model, and the seconds of CPU that went into it over all its starts."""
+    loop = recipe.loop.model_copy(update={"seed": seed})
+    folder = work / f"{kind}-{short_hash(loop.model_dump(), recipe.learning.model_dump())}"
+    task = ReadSentences(kind, recipe.learning, heads["train"], heads["watch"], texts)
+    spent = folder / "cpu_s.json"
+    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
+    started = time.process_time()
+
+    def told(step: int, measures: dict[str, float]) -> None:
+        if "score" in measures:
+            shown = ", ".join(
+                f"{k} {v:.3f}" for k, v in measures.items() if k not in ("epoch", "score")
+            )
+            tell(f"{kind} (seed {seed}) step {step}: {shown}")
+        else:  # a checkpoint is being written
+            spent.write_text(json.dumps(before + time.process_time() - started))
+
+    net = fit(task, loop, folder, tell=told).net
+    return net.eval(), json.loads(spent.read_text())
+
+
+def measured(
+    kind: str, net: nn.Module, heads: grid.Heads, recipe: Recipe
+) -> dict[tuple[str, float], Array]:
+    """Share of words right in each sentence (n,), by what the model was given and the noise in dB."""
+    found: dict[tuple[str, float], Array] = {}
+    for snr_db in (*recipe.test_snr_db, CLEAN):
+        noises = [(k, draw) for k in ("babble", "sound") for draw in range(recipe.n_noises)]
+        batches = [
+            plain(heads, snr_db, draw, noise)
+            for noise, draw in noises[: 1 if snr_db == CLEAN else None]
+        ]
+        for name, senses in conditions(kind).items():
+            if name == "video" and snr_db != CLEAN:
+                continue  # pictures do not know of the noise
+            shares = [answer(net, b.only(senses), heads.words).right.mean(1) for b in batches]
+            found[name, snr_db] = np.mean(shares, axis=0)
+    return found
+
+
+def _texts(heads: grid.Heads) -> Tensor:
+    """What is said, as MiniLM embeds it, (n, 384)."""
+    meaning = Model(find_bundle("embedded"), load_config()).meaning
+    return meaning.embed_text(heads.sentences()).clone()  # away from inference mode
+
+
+def _found_first(embedding: Tensor, texts: Tensor) -> float:
+    nearest = (nn.functional.normalize(embedding, dim=1) @ texts.T).argmax(1)
+    return float((nearest == torch.arange(len(texts))).float().mean())
+
+
+def _measure(key: tuple[str, str, float], shares: Array, less: str = "") -> Measure:
+    """The mean over sentences; the interval is a bootstrap over sentences."""
+    random = np.random.default_rng(0)
+    again = shares[random.integers(len(shares), size=(_N_RESAMPLED, len(shares)))].mean(1)
+    low, high = np.percentile(again, [2.5, 97.5])
+    kind, senses, snr_db = key
+    shown_db = None if snr_db == CLEAN else snr_db
+    return Measure(kind, senses, shown_db, float(shares.mean()), float(low), float(high), less)
+
+
+def _single(shares: Mapping[tuple[str, str, float], Array], sense: str, snr_db: float) -> Array | None:
+    """The model of one sense alone at a noise; pictures do not know of it."""
+    return shares.get((sense, sense, CLEAN if sense == "video" else snr_db))
+
+
+def _gains(shares: Mapping[tuple[str, str, float], Array]) -> list[Measure]:
+    gains = []
+    for (kind, senses, snr_db), both in shares.items():
+        singles = {s: found for s in SINGLES if (found := _single(shares, s, snr_db)) is not None}
+        if senses == "both" and len(singles) == len(SINGLES):
+            better = max(singles, key=lambda s: singles[s].mean())
+            gains.append(_measure((kind, senses, snr_db), both - singles[better], better))
+    return gains
+
+
+def _losses(shares: Mapping[tuple[str, str, float], Array]) -> list[Measure]:
+    return [
+        _measure((kind, senses, snr_db), found - alone, senses)
+        for (kind, senses, snr_db), found in shares.items()
+        if kind in FUSIONS and senses in SINGLES
+        if (alone := _single(shares, senses, snr_db)) is not None
+    ]
+
+
+def tables(found: Comparison) -> str:
+    """The comparison as Markdown."""
+    levels = [*sorted({m.snr_db for m in found.shares if m.snr_db is not None}), None]
+    heading = [*(f"{snr_db:g} dB" for snr_db in levels if snr_db is not None), "no noise"]
+    parts = []
+    for title, measures, is_gain in (
+        (f"Words right, % (95 % interval over {found.n_sentences} sentences)", found.shares, False),
+        ("Both senses less the better single one, points", found.gains, True),
+        ("One sense removed, less the model trained on the other alone, points", found.losses, True),
+    ):
+        rows = list(dict.fromkeys((m.model, m.senses) for m in measures))
+        lines = [
+            title,
+            "",
+            f"| model | given | {' | '.join(heading)} |",
+            "| --- | --- |" + " --- |" * len(levels),
+        ]
+        for model, senses in rows:
+            at = {m.snr_db: m for m in measures if (m.model, m.senses) == (model, senses)}
+            cells = [_cell(at.get(level), is_gain) for level in levels]
+            lines.append(f"| {model} | {senses} | {' | '.join(cells)} |")
+        parts.append("\n".join(lines))
+    costs = [
+        f"| {kind} | {n:,} | {found.train_cpu_s[kind]:.0f} | {found.found_first[kind]:.1%} |"
+        for kind, n in found.n_weights.items()
+    ]
+    parts.append(
+        "\n".join(
+            [
+                "| model | weights | training, CPU s | own text found first |",
+                "| --- |" + " --- |" * 3,
+                *costs,
+            ]
+        )
+    )
+    return "\n\n".join(parts)
+
+
+def _cell(m: Measure | None, is_gain: bool) -> str:
+    if m is None:
+        return ""
+    sign = "+" if is_gain else ""
+    return f"{100 * m.value:{sign}.1f} ({100 * m.low:{sign}.1f} to {100 * m.high:{sign}.1f})"
+
+
+def load_recipe(file: Path) -> Recipe:
+    """The recipe of a YAML file.
+
+    Raises:
+        pydantic.ValidationError: an unknown key, or a value of the wrong kind.
+    """
+    return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train the fusions and print them side by side.")
+    parser.add_argument("data", type=Path)
+    parser.add_argument(
+        "--work", type=Path, required=True, help="what was read, checkpoints, fusion.json"
+    )
+    parser.add_argument("--recipe", type=Path, default=RECIPE)
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # the nets are small: more threads wait for each other
+    found = compare(args.data, args.work, load_recipe(args.recipe))
+    (args.work / "fusion.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
+    print(tables(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,322 @@
+"""Sentences read from lips, from sound, or from both: the networks and the task behind `fusion.py`.
+
+    mouth pictures, 25 a second ─ convolutions ─ a token each 80 ms ┐
+                                                                    ├ fusion ─ evidence for each word
+    sound under noise, log-mel ─── convolutions ─ a token each 80 ms ┘        └ sentence embedding
+
+All models have the same front ends and see the same examples, varied alike, in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.fusion import FUSIONS, EarlyFusion, FusionSize, seen
+from pipeline.sync import lips
+from pipeline.training import grid
+from pipeline.training.losses import Contrastive, info_nce
+
+SINGLES = {"video": (True, False), "audio": (False, True)}
+SEEN_PX = (32, 48)  # height, width of what the network is shown of a mouth
+TEXT_DIM = 384  # of MiniLM
+_N_WORDS = [len(words) for words in grid.WORDS.values()]
+_PICTURES_A_TOKEN, _COLUMNS_A_TOKEN = 2, 8
+_HIDDEN = {
+    "pictures": (15, grid.N_PICTURES),
+    "columns": (60, 300),
+    "bands": (8, lips.N_BANDS),
+}  # at most, of
+
+
+class Learning(BaseModel):
+    """What is learned from, and how much each part of the loss counts."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: FusionSize = FusionSize()
+    snr_db: tuple[float, float] = Field((-5.0, 20.0), description="of training; drawn evenly")
+    clean_share: float = Field(0.2, ge=0, le=1, description="of examples without noise")
+    watch_snr_db: float = Field(0.0, description="at which the watched fold is read")
+    sense_dropout: float = Field(
+        0.4, ge=0, lt=1, description="share of examples with one sense removed"
+    )
+    align_weight: float = Field(0.1, ge=0, description="of the alignment with the sentence's embedding")
+    alone_weight: float = Field(0.5, ge=0, description="of each sense's words before it is fused")
+    label_smoothing: float = Field(0.1, ge=0, lt=1)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a network is given."""
+
+    pictures: Tensor  # (B, T, H, W) uint8
+    times_s: Tensor  # (B, T)
+    shown: Tensor  # (B, T) bool
+    columns: Tensor  # (B, n, lips.N_BANDS)
+    heard: Tensor  # (B, n) bool
+    present: Tensor  # (B, 2) bool, video, audio
+
+    def only(self, senses: Sequence[bool]) -> Batch:
+        """The same with no other than `senses`."""
+        return dataclasses.replace(self, present=self.present & torch.tensor(senses))
+
+
+class _Seeing(nn.Module):
+    """Mouth pictures → a token for every second one, of the five pictures around it."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_in, n_out, size in ((5, 16, 5), (16, 32, 3), (32, 48, 3)):
+            layers += [
+                nn.Conv2d(n_in, n_out, size, 2, size // 2, bias=False),
+                nn.BatchNorm2d(n_out),
+                nn.ReLU(),
+            ]
+        n_places = (SEEN_PX[0] // 8) * (SEEN_PX[1] // 8)
+        self.convs = nn.Sequential(
+            *layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(48 * n_places, dim)
+        )
+        self.over_time = nn.Sequential(
+            nn.BatchNorm1d(dim), nn.ReLU(), nn.Conv1d(dim, dim, 5, padding=2, bias=False)
+        )
+        self.out = nn.Sequential(nn.BatchNorm1d(dim), nn.ReLU(), nn.Conv1d(dim, dim, 1))
+
+    def forward(self, pictures: Tensor, shown: Tensor) -> Tensor:
+        """(B, T, H, W) uint8, (B, T) → (B, ⌈T / 2⌉, dim)."""
+        x = pictures.float() / 255
+        count = shown.sum(1).clamp(min=1)[:, None, None, None] * x[0, 0].numel()
+        mask = shown[..., None, None]
+        mean = (x * mask).sum((1, 2, 3), keepdim=True) / count
+        deviation = (((x - mean) ** 2 * mask).sum((1, 2, 3), keepdim=True) / count).sqrt()
+        x = (x - mean) / (deviation + 0.01) * mask
+        n = x.shape[1]
+        padded = F.pad(x[:, None], (0, 0, 0, 0, 2, 2))[:, 0]
+        stacks = torch.stack([padded[:, k : k + n : _PICTURES_A_TOKEN] for k in range(5)], 2)
+        y = self.convs(stacks.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        y = y.view(*stacks.shape[:2], -1).transpose(1, 2)  # (B, dim, ⌈T / 2⌉)
+        return self.out(self.over_time(y)).transpose(1, 2)
+
+
+class _Hearing(nn.Module):
+    """Log-mel columns → a token for each eight of them."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for n_in, n_out, stride in ((lips.N_BANDS, 64, 2), (64, 64, 2), (64, 64, 2), (64, 64, 1)):
+            layers += [
+                nn.Conv1d(n_in, n_out, 5, stride, 2, bias=False),
+                nn.BatchNorm1d(n_out),
+                nn.ReLU(),
+            ]
+        self.convs = nn.Sequential(*layers)
+        self.out = nn.Sequential(nn.Dropout(0.3), nn.Linear(64, dim))
+
+    def forward(self, columns: Tensor) -> Tensor:
+        """(B, n, N_BANDS) → (B, ⌈n / 8⌉, dim)."""
+        return self.out(self.convs(columns.transpose(1, 2)).transpose(1, 2))
+
+
+class Said(NamedTuple):
+    """What a reader says of a batch."""
+
+    words: tuple[Tensor, ...]  # (B, classes) logits of each word
+    embedding: Tensor  # (B, TEXT_DIM) of any length
+    scale: Tensor  # of its likeness to text
+    alone: tuple[tuple[Tensor, ...] | None, ...]  # `words` by each sense's tokens before they are fused
+
+
+class SentenceReader(nn.Module):
+    """Lips and sound → six words, and a vector in the space of sentence embeddings.
+
+    Every fused token says how much it speaks for each word of the vocabulary; a word's evidence is the
+    log-sum of that over time, so that no word needs a known place. A single sense is read by the early
+    fusion that never has the other: a plain transformer over it with as many weights as the others have.
+    """
+
+    def __init__(self, kind: str, size: FusionSize) -> None:
+        super().__init__()
+        self.senses = SINGLES.get(kind, (True, True))
+        self.seeing = _Seeing(size.dim) if self.senses[0] else None
+        self.hearing = _Hearing(size.dim) if self.senses[1] else None
+        self.fusion = FUSIONS[kind](size) if kind in FUSIONS else EarlyFusion(size)
+        self.words = nn.Linear(size.dim, sum(_N_WORDS))
+        self.alone = nn.ModuleList(
+            nn.Linear(size.dim, sum(_N_WORDS)) if sense else nn.Identity() for sense in self.senses
+        )
+        self.meaning, self.contrastive = nn.Linear(size.dim, TEXT_DIM), Contrastive()
+
+    def forward(self, batch: Batch) -> Said:
+        """What is said in each example."""
+        b, device = len(batch.present), batch.columns.device
+        none = batch.columns.new_zeros(b, 1, self.fusion.size.dim)
+        pictures = none if self.seeing is None else self.seeing(batch.pictures, batch.shown).float()
+        sounds = none if self.hearing is None else self.hearing(batch.columns).float()
+        looked = torch.arange(pictures.shape[1], device=device) * _PICTURES_A_TOKEN
+        heard = torch.arange(sounds.shape[1], device=device) * _COLUMNS_A_TOKEN
+        times_s = (batch.times_s[:, looked], (heard / lips.COLUMNS_HZ).expand(b, -1))
+        valid = (batch.shown[:, looked], batch.heard[:, heard])
+        present = batch.present & torch.tensor(self.senses, device=device)
+        tokens = self.fusion(pictures, sounds, present, times_s=times_s, valid=valid)
+        counts = seen(pictures, sounds, present, valid)
+        pooled = (tokens * counts[..., None]).sum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+        return Said(
+            _evidence(self.words(tokens), counts),
+            self.meaning(pooled),
+            self.contrastive.scale,
+            tuple(
+                _evidence(head(x), there) if sense else None
+                for sense, head, x, there in zip(
+                    self.senses, self.alone, (pictures, sounds), valid, strict=True
+                )
+            ),
+        )
+
+
+def _evidence(words: Tensor, counts: Tensor) -> tuple[Tensor, ...]:
+    """Logits of each word from what every token (B, N, words) says, of those that count (B, N)."""
+    total = words.float().masked_fill(~counts[..., None], -1e4).logsumexp(1)
+    return total.split(_N_WORDS, 1)
+
+
+class ReadSentences:
+    """The task: a kind of fusion, or a single sense, learns to read sentences."""
+
+    def __init__(
+        self, kind: str, learning: Learning, train: grid.Heads, watch: grid.Heads, texts: Tensor
+    ) -> None:
+        self.kind, self.learning, self.train, self.watch = kind, learning, train, watch
+        if kind in SINGLES:  # its one sense is never removed
+            self.learning = learning.model_copy(update={"sense_dropout": 0.0})
+        self.watched = plain(watch, learning.watch_snr_db, 0, "babble")
+        self.texts, self.n_examples = texts, len(train)  # (n, 384)
+
+    def make_net(self) -> nn.Module:
+        return SentenceReader(self.kind, self.learning.size)
+
+    def loss(self, net: nn.Module, indices: Tensor, random: np.random.Generator) -> Tensor:
+        batch = varied(self.train, indices.numpy(), self.learning, random)
+        said = net(batch)
+        targets, learning = torch.from_numpy(self.train.words)[indices], self.learning
+        loss = _wrong(said.words, targets, learning.label_smoothing).mean()
+        for k, words in enumerate(said.alone):
+            if words is not None:
+                wrong = _wrong(words, targets, learning.label_smoothing)
+                loss = loss + learning.alone_weight * (wrong * batch.present[:, k]).mean()
+        align = info_nce(said.embedding, self.texts[indices], said.scale)
+        return loss + learning.align_weight * align
+
+    def validate(self, net: nn.Module) -> dict[str, float]:
+        """Share of words right on the watched fold under babble, with each set of senses."""
+        found = {
+            name: float(answer(net, self.watched.only(senses), self.watch.words).right.mean())
+            for name, senses in conditions(self.kind).items()
+        }
+        return found | {"score": float(np.mean(list(found.values())))}
+
+
+def _wrong(words: tuple[Tensor, ...], targets: Tensor, smoothing: float) -> Tensor:
+    """Cross entropy (B,), the mean over words."""
+    each = [
+        F.cross_entropy(logits, targets[:, k], label_smoothing=smoothing, reduction="none")
+        for k, logits in enumerate(words)
+    ]
+    return torch.stack(each).mean(0)
+
+
+def conditions(kind: str) -> dict[str, tuple[bool, bool]]:
+    """The sets of senses that a model can be asked with."""
+    return {kind: SINGLES[kind]} if kind in SINGLES else {"both": (True, True)} | SINGLES
+
+
+def varied(
+    heads: grid.Heads, indices: npt.NDArray[np.int64], learning: Learning, random: np.random.Generator
+) -> Batch:
+    """Examples to train on: noise, sense, place, mirroring, missing stretches drawn anew."""
+    pictures, columns, shown, heard, present = [], [], [], [], []
+    for i in indices:
+        kind = "babble" if random.random() < 0.5 else "sound"
+        snr_db = np.inf if random.random() < learning.clean_share else random.uniform(*learning.snr_db)
+        sound = grid.mixed(heads.sounds[i], heads.noise_for(i, kind, random), snr_db)
+        there, bands = _hidden("columns", random), _hidden("bands", random)
+        columns.append(np.where(there[:, None] & bands, _columns(sound), 0.0))
+        heard.append(there)
+        shown.append(heads.shown[i] & _hidden("pictures", random))
+        top, left = (
+            random.integers(kept - px + 1) for kept, px in zip(grid.MOUTH_PX, SEEN_PX, strict=True)
+        )
+        cut = heads.pictures[i][:, top : top + SEEN_PX[0], left : left + SEEN_PX[1]]
+        pictures.append(cut[..., ::-1] if random.random() < 0.5 else cut)
+        is_cut = random.random() < learning.sense_dropout
+        present.append((False, True) if is_cut and random.random() < 0.5 else (True, not is_cut))
+    return _batch(heads, indices, pictures, shown, columns, heard, present)
+
+
+def plain(heads: grid.Heads, snr_db: float, draw: int, kind: str) -> Batch:
+    """All examples as they are measured; the noise comes from the file's name and `draw`."""
+    top, left = ((kept - px) // 2 for kept, px in zip(grid.MOUTH_PX, SEEN_PX, strict=True))
+    columns = []
+    for i, name in enumerate(heads.names):
+        random = np.random.default_rng([zlib.crc32(name.encode()), draw])
+        columns.append(_columns(grid.mixed(heads.sounds[i], heads.noise_for(i, kind, random), snr_db)))
+    pictures = list(heads.pictures[:, :, top : top + SEEN_PX[0], left : left + SEEN_PX[1]])
+    heard = np.ones((len(heads), len(columns[0])), bool)
+    everything = np.arange(len(heads))
+    return _batch(
+        heads, everything, pictures, heads.shown, columns, heard, np.ones((len(heads), 2), bool)
+    )
+
+
+def _batch(
+    heads: grid.Heads, indices: Any, pictures: Any, shown: Any, columns: Any, heard: Any, present: Any
+) -> Batch:
+    stacked = (np.stack(pictures), heads.times_s[indices], np.stack(shown))
+    heard_too = (np.stack(columns).astype(np.float32), np.stack(heard), np.array(present))
+    return Batch(*(torch.from_numpy(np.ascontiguousarray(x)) for x in (*stacked, *heard_too)))
+
+
+def _columns(sound: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    return lips.normalised(lips.log_mel(sound))[: grid.CLIP_S * lips.COLUMNS_HZ]
+
+
+def _hidden(what: str, random: np.random.Generator) -> npt.NDArray[np.bool_]:
+    """False over one stretch of `what`, as where a file is damaged."""
+    most, n = _HIDDEN[what]
+    length = random.integers(most + 1)
+    first = random.integers(n - length + 1)
+    at = np.arange(n)
+    return (at < first) | (at >= first + length)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model said of all examples."""
+
+    right: npt.NDArray[np.bool_]  # (n, 6) words
+    embedding: Tensor  # (n, 384)
+
+
+@torch.no_grad()
+def answer(net: nn.Module, batch: Batch, words: npt.NDArray[np.int64], n_at_once: int = 32) -> Answers:
+    """Ask a model."""
+    right, embeddings = [], []
+    for at in range(0, len(words), n_at_once):
+        part = Batch(*(getattr(batch, f.name)[at : at + n_at_once] for f in dataclasses.fields(Batch)))
+        said = net(part)
+        right.append(
+            np.stack([x.argmax(-1).cpu().numpy() for x in said.words], 1) == words[at : at + n_at_once]
+        )
+        embeddings.append(said.embedding)
+    return Answers(np.concatenate(right), torch.cat(embeddings))
