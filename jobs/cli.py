@@ -507,25 +507,47 @@ def models_show(name: str, as_json: AsJson = False) -> None:
 @app.command()
 def evaluate(
     manifest: Annotated[
-        str,
+        str | None,
         typer.Argument(
             metavar="MANIFEST",
             help="A .csv or .parquet with columns uri and label; start_s, end_s if need be.",
         ),
-    ],
+    ] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     views: Annotated[
         str, typer.Option(help="Looks a video, temporal x spatial, as the papers do it.")
     ] = "10x3",
+    fusion: Annotated[
+        str | None,
+        typer.Option(
+            help="Train and compare fusions instead: all, or late, early, bottleneck (several with commas)."
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="With --fusion: a folder with grid/, esc10/ and esc10.csv.")
+    ] = None,
+    work: Annotated[
+        str, typer.Option(help="With --fusion: keeps what was read and trained; resumes from there.")
+    ] = "checkpoints/fusion",
     as_json: AsJson = False,
 ) -> None:
     """How often a bundle's video network names the right class: top-1 and top-5 over labelled videos.
 
-    Example:
+    With --fusion: late, early and bottleneck fusion and each sense alone, trained on the same talking heads
+    and measured side by side (docs/fusion.md).
+
+    Examples:
 
       reeltable evaluate kinetics_val.csv --set bundle=kinetics-x3d --views 10x3
+
+      reeltable evaluate --fusion all --data ../shared/data
     """
+    if fusion is not None:
+        _compare_fusions(fusion, data, work, as_json)
+        return
+    if manifest is None:
+        _fail("expected a MANIFEST, or --fusion with --data", Exit.USAGE)
     from jobs.evaluate import evaluate_manifest
 
     temporal, _, spatial = views.partition("x")
@@ -599,6 +621,18 @@ def tune(
         f"{found.decode_s_per_video_s:.3f} s to decode and {found.encode_s_per_video_s:.3f} s to encode"
         + (f"; written to {write}" if write else "")
     )
+
+
+def _compare_fusions(fusion: str, data: str | None, work: str, as_json: bool) -> None:
+    from jobs.evaluate import evaluate_fusion
+
+    if data is None:
+        _fail("--fusion: expected --data, a folder with grid/, esc10/ and esc10.csv", Exit.USAGE)
+    found, table = _guarded(lambda: evaluate_fusion(fusion, data, work, err.print))
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        out.print(table, highlight=False)
 
 
 @models.command("fetch")

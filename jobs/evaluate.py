@@ -1,11 +1,13 @@
-"""Measured accuracy of a bundle over labelled videos, each decoded under the same guard as in a run."""
+"""Measured accuracy: of a bundle over labelled videos, each decoded under the same guard as in a run; of the
+kinds of fusion over talking heads."""
 
 from __future__ import annotations
 
 import dataclasses
 import posixpath
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
@@ -15,6 +17,9 @@ from pipeline.records import MediaError, Unit
 from pipeline.sources import InputError, canonical_uri, manifest_rows, near_manifest
 from pipeline.transport import unpack
 from pipeline.understand import Decoded
+
+if TYPE_CHECKING:  # training is for its own command only
+    from pipeline.training.fusion import Comparison
 
 _DECODE = "pipeline.understand:decode_packed"
 _PROBE = "pipeline.media.probe:probe_guarded"
@@ -66,6 +71,33 @@ def evaluate_manifest(
         decoder.close()
         prober.close()
     return accuracy(answers, spec, n_temporal, n_spatial), answers
+
+
+def evaluate_fusion(
+    fusion: str, data: str, work: str, tell: Callable[[str], None]
+) -> tuple[Comparison, str]:
+    """Train and measure kinds of fusion and each sense alone; the comparison, and its tables.
+
+    Args:
+        fusion: `all`, or some of late, early, bottleneck with commas between.
+        work: keeps what was read and trained.
+
+    Raises:
+        InputError: an unknown kind of fusion, or data that are not there.
+    """
+    from pipeline.fusion import FUSIONS
+    from pipeline.training.fusion import RECIPE, SINGLES, compare, load_recipe, tables
+
+    kinds = tuple(FUSIONS) if fusion == "all" else tuple(fusion.split(","))
+    unknown = sorted(set(kinds) - set(FUSIONS))
+    if unknown:
+        raise InputError(f"--fusion {fusion}: expected all, or some of {', '.join(FUSIONS)}")
+    recipe = load_recipe(RECIPE).model_copy(update={"models": (*kinds, *SINGLES)})
+    try:
+        found = compare(Path(data), Path(work), recipe, tell)
+    except FileNotFoundError as e:
+        raise InputError(str(e)) from e
+    return found, tables(found)
 
 
 def _device(config: Config) -> str:

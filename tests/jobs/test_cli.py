@@ -51,6 +51,24 @@ def test_shots_without_their_package_exit_with_2_and_say_what_to_install(
     assert not (tmp_path / "t").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "expected a MANIFEST, or --fusion with --data"),
+        (["--fusion", "all"], "--fusion: expected --data"),
+        (
+            ["--fusion", "late,latest", "--data", "."],
+            "expected all, or some of late, early, bottleneck",
+        ),
+        (["--fusion", "all", "--data", "nosuch"], "nosuch/esc10.csv"),
+    ],
+)
+def test_what_evaluate_lacks_is_told(tmp_path, arguments, said):
+    code, _, stderr = call("evaluate", *arguments, "--work", tmp_path)
+    assert code == 2
+    assert said in stderr
+
+
 def test_a_directory_without_videos_exits_with_2(tmp_path):
     code, _, stderr = call("run", tmp_path, "--out", tmp_path / "t")
     assert code == 2
