@@ -19,12 +19,17 @@ MAY_IMPORT = {
     "pipeline.encoders": GROUND | {"pipeline.encoders"},
     "pipeline.fusion": GROUND | {"pipeline.fusion", "pipeline.encoders"},
     "pipeline.heads": GROUND | {"pipeline.heads", "pipeline.encoders"},
+    "pipeline.metrics": GROUND | {"pipeline.metrics"},
     "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media", "pipeline.encoders"},
     "pipeline.tables": GROUND | {"pipeline.tables"},
     "pipeline.bundles": GROUND
     | {"pipeline.bundles", "pipeline.encoders", "pipeline.fusion", "pipeline.heads"},
 }
-FORBIDDEN = {"pipeline": {"ray", "jobs"}, "pipeline.tables": {"torch", "ray", "jobs"}}
+FORBIDDEN = {
+    "pipeline": {"ray", "jobs"},
+    "pipeline.metrics": {"torch", "ray", "jobs"},
+    "pipeline.tables": {"torch", "ray", "jobs"},
+}
 
 
 def imports_of(file: Path) -> set[str]:
