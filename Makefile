@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ bench-encode-steps: $(STAMP)  ## what each step of acceleration gives, and moves
 
 bench-offset: $(STAMP)  ## how well the content tells the offset of sound and picture
 	$(BIN)/python -m tests.benchmarks.offset
+
+train-captions: $(STAMP)  ## train the caption decoder; resumes from checkpoints/captions
+	$(BIN)/python -m pipeline.training.captions ../shared/data --work checkpoints/captions
 
 train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpoints/lips
 	$(BIN)/python -m pipeline.training.lips ../shared/data --work checkpoints/lips

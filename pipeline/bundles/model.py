@@ -79,7 +79,7 @@ class Model:
         return TextMeaning(
             self.spec,
             actions,
-            _load_text(self.spec, self.spec.text, self.device),
+            load_text(self.spec, self.spec.text, self.device),
             self.sight,
             self.hearing,
             self.sound_phrases,
@@ -322,7 +322,7 @@ def _silence(batch: ClipBatch) -> list[bool]:
     return [bool(value < _SILENT_RMS) for value in rms]
 
 
-def _load_text(spec: BundleSpec, text: TextEncoderSpec, device: torch.device) -> SentenceEncoder:
+def load_text(spec: BundleSpec, text: TextEncoderSpec, device: torch.device) -> SentenceEncoder:
     directory = spec.directory
     encoder = SentenceEncoder(text.config.path(directory), text.tokenizer.path(directory))
     tensors = rename_sentence_bert(read_tensors(text.weights, directory))

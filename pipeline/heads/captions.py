@@ -45,7 +45,7 @@ def compose(
 def _seen(evidence: Evidence, phrases: Mapping[str, str]) -> tuple[str, list[float]]:
     if evidence.stats is None:
         return "no picture", []
-    things = list(dict.fromkeys(phrases.get(o.label, _with_article(o.label)) for o in evidence.objects))
+    things = list(dict.fromkeys(phrases.get(o.label, with_article(o.label)) for o in evidence.objects))
     scores = [o.score for o in evidence.objects]
     if evidence.actions:
         action = evidence.actions[0]
@@ -75,7 +75,8 @@ def _heard(evidence: Evidence, phrases: Mapping[str, str]) -> tuple[str, list[fl
     return ("silence" if evidence.is_silent else "sound not recognised"), []
 
 
-def _with_article(name: str) -> str:
+def with_article(name: str) -> str:
+    """ "crate" → "a crate"."""
     return f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
