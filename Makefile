@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,9 @@ bench-encode-steps: $(STAMP)  ## what each step of acceleration gives, and moves
 
 bench-offset: $(STAMP)  ## how well the content tells the offset of sound and picture
 	$(BIN)/python -m tests.benchmarks.offset
+
+bench-captions: $(STAMP)  ## what the caption decoder is worth, and the calibration of its score
+	$(BIN)/python -m tests.benchmarks.captions
 
 train-captions: $(STAMP)  ## train the caption decoder; resumes from checkpoints/captions
 	$(BIN)/python -m pipeline.training.captions ../shared/data --work checkpoints/captions

@@ -45,7 +45,12 @@ class Hypothesis:
     @property
     def mean_log_prob(self) -> float:
         """Per token, so that short and long sentences compare."""
-        return sum(self.log_probs) / max(1, len(self.log_probs))
+        return self.log_prob / max(1, len(self.log_probs))
+
+    @property
+    def log_prob(self) -> float:
+        """Of the whole sentence."""
+        return sum(self.log_probs)
 
 
 class _Attention(nn.Module):

@@ -29,6 +29,7 @@ FAMILIES = {
     "hf_caption": "captions:HuggingFaceCaptioner",
     "endpoint": "endpoint:EndpointCaptioner",
     "vllm": "offline:OfflineCaptioner",
+    "text_decoder": "sentences:TextDecoder",
     "whisper": "speech:Whisper",
     "wav2vec2": "speech:Wav2Vec2",
     "faster_whisper": "speech:FasterWhisper",
@@ -44,6 +45,7 @@ PICTURE_KINDS = (
 )
 SOUND_KINDS = ("yamnet", "hf_audio", "clap")
 CAPTION_KINDS = ("hf_caption", "endpoint", "vllm")
+TELLER_KINDS = ("text_decoder",)
 SPEECH_KINDS = ("whisper", "wav2vec2", "faster_whisper")
 
 

@@ -1,8 +1,8 @@
 """BLEU, ROUGE-L and CIDEr-D agree with the COCO caption evaluation.
 
-`EXPECTED` was printed by pycocoevalcap 1.2 (`Bleu(4)`, `Rouge()`, `Cider()`, each `compute_score` over all five
-pictures) on Python 3.11, fed the sentences below as they stand: lower case, words parted by single spaces, so that
-its Java tokeniser is not needed.
+`EXPECTED` was printed by pycocoevalcap 1.2 (`Bleu(4)`, `Rouge()`, `Cider()`, each `compute_score` over all
+five pictures) on Python 3.11, fed the sentences below as they stand: lower case, words parted by single
+spaces, so that its Java tokeniser is not needed.
 """
 
 import pytest
