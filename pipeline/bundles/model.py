@@ -13,8 +13,15 @@ import yaml
 from torch import Tensor
 
 from pipeline.bundles.accelerate import Runtime
-from pipeline.bundles.families import CAPTION_KINDS, SPEECH_KINDS, check_kind, load_part
+from pipeline.bundles.families import (
+    CAPTION_KINDS,
+    SPEECH_KINDS,
+    TELLER_KINDS,
+    check_kind,
+    load_part,
+)
 from pipeline.bundles.families.base import Caption, Captioner, Transcriber
+from pipeline.bundles.families.sentences import TextDecoder
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
 from pipeline.bundles.senses import (
     PictureSight,
@@ -29,7 +36,8 @@ from pipeline.config import Config
 from pipeline.encoders.temporal import TemporalTransformer
 from pipeline.encoders.text import SentenceEncoder, rename_sentence_bert
 from pipeline.heads.actions import pick_labels
-from pipeline.heads.captions import Evidence, PictureStats, compose
+from pipeline.heads.captions import Evidence, PictureStats, asked_of, compose
+from pipeline.heads.sentences import Told
 from pipeline.records import ClipBatch, ClipResult, Label, Word
 
 _SILENT_RMS = 1e-3  # −60 dB of full scale
@@ -57,7 +65,15 @@ class Model:
                 f"{spec.name}: its embeddings have {self.dim} numbers, it says {spec.dim}"
             )
         self.temporal = _load_temporal(spec, self.dim, self.device)
-        self.captioner: Captioner | None = self._load(spec.captioner(config), CAPTION_KINDS)
+        captions = spec.captioner(config)
+        tells = captions is not None and captions.kind in TELLER_KINDS
+        self.captioner: Captioner | None = None if tells else self._load(captions, CAPTION_KINDS)
+        self.teller: TextDecoder | None = self._load(captions, TELLER_KINDS) if tells else None
+        if self.teller and self.teller.net.config.memory_dim != self.dim:
+            raise BundleError(
+                f"{spec.name}: its sentences are told from vectors of {self.teller.net.config.memory_dim} "
+                f"numbers, its text has {self.dim}"
+            )
         self.transcriber: Transcriber | None = self._load(spec.speech, SPEECH_KINDS)
 
     def _read_phrases(self) -> None:
@@ -128,15 +144,33 @@ class Model:
         labels = self._labels(seen, heard, present)
         stats = [s for batch in batches for s in picture_stats(batch)]
         is_silent = [s for batch in batches for s in _silence(batch)]
-        captions = self._captions(batches)
+        evidence = [
+            self._evidence(*of_clip) for of_clip in zip(labels, present, stats, is_silent, strict=True)
+        ]
+        captions = self._captions(batches, evidence)
         spoken = [words for batch in batches for words in self._spoken(batch)]
-        results = []
-        for i in range(len(present)):
-            told = self._caption(labels[i], present[i], stats[i], is_silent[i], captions[i])
-            results.append(self._result(labels[i], told, spoken[i], embeddings[i], weights[i]))
-        return results
+        return [
+            self._result(*of_clip)
+            for of_clip in zip(labels, captions, spoken, embeddings, weights, strict=True)
+        ]
 
-    def _captions(self, batches: Sequence[ClipBatch]) -> list[Caption | None]:
+    def _captions(self, batches: Sequence[ClipBatch], evidence: Sequence[Evidence]) -> list[Caption]:
+        """The captioner's sentences, or why it has none; without a captioner those made of the evidence."""
+        asked = self._asked(batches)
+        return [
+            caption or Caption(*compose(mine, self.object_phrases, self.sound_phrases, told))
+            for caption, mine, told in zip(asked, evidence, self._told(evidence), strict=True)
+        ]
+
+    def _told(self, evidence: Sequence[Evidence]) -> Sequence[Told | None]:
+        """How the decoder says what is in view; None where a plain list of it is better."""
+        if self.teller is None:
+            return [None] * len(evidence)
+        floor = self.teller.deed_floor
+        asked = [asked_of(mine, self.object_phrases, floor) for mine in evidence]
+        return self.teller.tell(asked, self.meaning.embed_text)
+
+    def _asked(self, batches: Sequence[ClipBatch]) -> list[Caption | None]:
         """What the captioner says of each clip; None where it was not asked."""
         found: list[Caption | None] = [None] * sum(len(batch) for batch in batches)
         if self.captioner is None:
@@ -225,28 +259,23 @@ class Model:
         names = {label.label for label in heard}
         return [label for label in heard if not names & self.children.get(label.label, frozenset())]
 
-    def _caption(
+    def _evidence(
         self,
-        labels: list[Label],
+        labels: Sequence[Label],
         present: Tensor,
         stats: PictureStats | None,
         is_silent: bool,
-        told: Caption | None,
-    ) -> Caption:
-        """The captioner's sentence, or why it has none; without a captioner one made of the evidence."""
+    ) -> Evidence:
+        """What a caption may be made of."""
         foreground = self._foreground(labels)
-        sounds = self._told_sounds(foreground)
-        if told is not None:
-            return told
-        evidence = Evidence(
+        return Evidence(
             actions=self._best_actions(foreground),
             objects=self._things(foreground),
-            sounds=sounds,
+            sounds=self._told_sounds(foreground),
             stats=stats,
             has_audio=bool(present[1]),
             is_silent=is_silent,
         )
-        return Caption(*compose(evidence, self.object_phrases, self.sound_phrases))
 
     def _foreground(self, labels: Sequence[Label]) -> list[Label]:
         return [label for label in labels if label.label not in self.background]

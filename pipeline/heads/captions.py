@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.heads.sentences import Asked, Told, deed_phrase
 from pipeline.records import Label
 
 _LIKELY = 0.7  # from here on an action is "probably", below it "perhaps"
@@ -31,32 +32,62 @@ class Evidence:
     is_silent: bool = False
 
 
+def asked_of(evidence: Evidence, phrases: Mapping[str, str], deed_floor: float) -> Asked:
+    """What a decoder is to put into a sentence: the things in view, and what is done from `deed_floor` on."""
+    if evidence.stats is None:
+        return Asked(())
+    things = tuple(thing.lower() for thing in _things(evidence, phrases))
+    sure = [a for a in evidence.actions[:1] if a.score >= deed_floor]
+    deeds = [deed for deed in (deed_phrase(a.label) for a in sure) if deed is not None]
+    return Asked(things, tuple(deeds))
+
+
 def compose(
-    evidence: Evidence, object_phrases: Mapping[str, str], sound_phrases: Mapping[str, str]
+    evidence: Evidence,
+    object_phrases: Mapping[str, str],
+    sound_phrases: Mapping[str, str],
+    told: Told | None = None,
 ) -> tuple[str, float]:
-    """A sentence and its score, the mean of the scores of what it says (0 where it says nothing)."""
-    seen, seen_scores = _seen(evidence, object_phrases)
+    """A sentence and its score, the mean of the scores of what it says (0 where it says nothing).
+
+    Args:
+        told: how a decoder says what `asked_of` asked; it stands in place of a plain list of what is in view.
+    """
+    seen, seen_scores = _seen(evidence, object_phrases, told)
     heard, heard_scores = _heard(evidence, sound_phrases)
     sentence = f"{seen}; {heard}." if heard else f"{seen}."
     scores = seen_scores + heard_scores
     return sentence[0].upper() + sentence[1:], sum(scores) / len(scores) if scores else 0.0
 
 
-def _seen(evidence: Evidence, phrases: Mapping[str, str]) -> tuple[str, list[float]]:
+def _things(evidence: Evidence, phrases: Mapping[str, str]) -> list[str]:
+    return list(dict.fromkeys(phrases.get(o.label, with_article(o.label)) for o in evidence.objects))
+
+
+def _seen(evidence: Evidence, phrases: Mapping[str, str], told: Told | None) -> tuple[str, list[float]]:
     if evidence.stats is None:
         return "no picture", []
-    things = list(dict.fromkeys(phrases.get(o.label, with_article(o.label)) for o in evidence.objects))
-    scores = [o.score for o in evidence.objects]
+    things = _things(evidence, phrases)
+    sureness = told.score if told else 1.0
+    scores = [o.score * sureness for o in evidence.objects]
+    in_view = told.text if told else f"{_join(things)} in view" if things else ""
     if evidence.actions:
         action = evidence.actions[0]
         hedge = "probably" if action.score >= _LIKELY else "perhaps"
-        said = (
-            f"{_join(things)} in view, {hedge} {action.label}" if things else f"{hedge} {action.label}"
-        )
-        return said, [action.score, *scores]
-    if things:
-        return f"{_join(things)} in view", scores
+        if told and told.deeds:
+            return _hedged(told, hedge), [action.score * sureness, *scores]
+        done = f"{hedge} {action.label}"
+        return f"{in_view}, {done}" if in_view else done, [action.score, *scores]
+    if in_view:
+        return in_view, scores
     return _unrecognised(evidence.stats), []
+
+
+def _hedged(told: Told, hedge: str) -> str:
+    """A told deed with its hedge: before the deed where its doer was seen, else before the sentence."""
+    verb = told.deeds[0].split()[0]
+    doer, _, rest = told.text.partition(f" {verb}")
+    return f"{hedge} {told.text}" if doer == "someone" else f"{doer}, {hedge} {verb}{rest}"
 
 
 def _unrecognised(stats: PictureStats) -> str:
