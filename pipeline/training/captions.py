@@ -36,9 +36,9 @@ from pipeline.encoders.text import SentenceEncoder
 from pipeline.heads.captions import with_article
 from pipeline.heads.decoder import BEGIN, END, KINDS, PAD, CaptionDecoder, CaptionText, DecoderConfig
 from pipeline.heads.sentences import deed_phrase
+from pipeline.training.coco import Sentences, read_sentences
 from pipeline.training.loop import LoopConfig, fit
 from pipeline.training.plain import Grammar, Names, Part, Plain, retold
-from pipeline.training.coco import Sentences, read_sentences
 from pipeline.training.vectors import embedded
 
 WHOLE, THING, DEED = (KINDS.index(kind) for kind in ("sentence", "thing", "deed"))

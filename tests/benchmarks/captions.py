@@ -31,8 +31,8 @@ from pipeline.heads.decoder import KINDS, beam_search
 from pipeline.heads.sentences import ARTICLES, Asked, SentenceTeller, Sureness, Told
 from pipeline.metrics.captions import score_captions
 from pipeline.training.captions import Phrases, bundle_names, bundle_things
-from pipeline.training.plain import Grammar, Part
 from pipeline.training.coco import Sentences, read_sentences
+from pipeline.training.plain import Grammar, Part
 from pipeline.training.vectors import embedded
 
 DATA = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -19,9 +19,9 @@ from pipeline.training.captions import (
     train_tokenizer,
     write,
 )
+from pipeline.training.coco import Sentences
 from pipeline.training.loop import LoopConfig, fit
 from pipeline.training.plain import Grammar, Names
-from pipeline.training.coco import Sentences
 
 TOLD = (
     "a dog is sitting on a couch next to a man",
