@@ -611,11 +611,13 @@ def tune(
     if write is not None:
         values = read_values(config_file, overrides or ())
         values["run"] = (values.get("run") or {}) | found.settings
+        values["clips"] = (values.get("clips") or {}) | {"reader": found.reader}
         write.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if as_json:
         _print_json(dataclasses.asdict(found))
         return
-    out.print(yaml.safe_dump({"run": found.settings}, sort_keys=False).rstrip(), highlight=False)
+    found_best = {"run": found.settings, "clips": {"reader": found.reader}}
+    out.print(yaml.safe_dump(found_best, sort_keys=False).rstrip(), highlight=False)
     err.print(
         f"measured on {found.video_s:.0f} s of video, {found.device}: a second of it takes "
         f"{found.decode_s_per_video_s:.3f} s to decode and {found.encode_s_per_video_s:.3f} s to encode"

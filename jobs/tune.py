@@ -38,6 +38,7 @@ class Tuned:
     decode_s_per_video_s: float  # of one process
     encode_s_per_video_s: float  # of one model, with the best number of looks
     looks: dict[int, float]  # at once → seconds a second of video to see it
+    reader: str  # of pictures, the faster one
     settings: dict[str, int]  # keys of `run`
 
 
@@ -53,6 +54,14 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
     config = spec.at_its_place(spec.fitted(config))
     tell("decoding")
     batches, video_s, decode_s = _decoded(listing, config, spec.sample_rate_hz)
+    reader = config.clips.reader
+    if device == "cuda" and reader == "auto":
+        tell("decoding on the GPU")
+        clips = config.clips.model_copy(update={"reader": "nvdec"})
+        there = config.model_copy(update={"clips": clips})
+        _, _, gpu_s = _decoded(listing, there, spec.sample_rate_hz)
+        if gpu_s < decode_s:
+            reader, decode_s = "nvdec", gpu_s
     tell(f"loading {spec.name} on {device}")
     model = Model(spec, config, device)
     looks: dict[int, float] = {}
@@ -63,7 +72,7 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
         model.sight.chunk = best  # type: ignore[union-attr]
     encode_s = _best_of(lambda: model.understand(batches))
     settings = _settings(decode_s, encode_s, device, best, sum(map(len, batches)) / len(batches))
-    return Tuned(device, video_s, decode_s / video_s, encode_s / video_s, looks, settings)
+    return Tuned(device, video_s, decode_s / video_s, encode_s / video_s, looks, reader, settings)
 
 
 def _decoded(listing: Listing, config: Config, rate_hz: int) -> tuple[list[ClipBatch], float, float]:

@@ -61,9 +61,10 @@ class ClipConfig(_Section):
         description="a picture this far from its instant may stand in where that spares decoding; "
         "0: always the one on screen",
     )
-    reader: Literal["auto", "pyav", "decord"] = Field(
+    reader: Literal["auto", "pyav", "decord", "nvdec"] = Field(
         "auto",
-        description="library that decodes pictures; auto: PyAV, the faster in every case measured",
+        description="what decodes pictures; auto: PyAV, the faster in every case measured on CPUs; "
+        "nvdec: PyAV with a GPU's decoder, where there is one (reeltable tune measures it)",
     )
 
     @model_validator(mode="after")

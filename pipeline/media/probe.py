@@ -13,6 +13,7 @@ import av
 import fsspec
 import numpy as np
 import numpy.typing as npt
+from av.codec.hwaccel import HWAccel
 
 from pipeline.config import LimitConfig
 from pipeline.media.clock import file_origin
@@ -42,8 +43,8 @@ def is_remote(uri: str) -> bool:
 
 
 @contextmanager
-def open_media(uri: str) -> Iterator[Any]:
-    """A PyAV input container over a local path or an fsspec URL.
+def open_media(uri: str, hardware: HWAccel | None = None) -> Iterator[Any]:
+    """A PyAV input container over a local path or an fsspec URL, decoding in `hardware` where that is given.
 
     Raises:
         MediaError: it does not exist, is empty, or is not a media container of the allowed kinds.
@@ -56,11 +57,11 @@ def open_media(uri: str) -> Iterator[Any]:
             raise MediaError("probe", "not_found", f"{uri}: no such object") from e
         except (OSError, ValueError, ImportError) as e:
             raise MediaError("probe", "unreadable", f"{uri}: cannot be read: {e}") from e
-        with handle, _container(uri, handle) as container:
+        with handle, _container(uri, handle, hardware) as container:
             yield container
         return
     _check_local(path)
-    with _container(uri, path) as container:
+    with _container(uri, path, hardware) as container:
         yield container
 
 
@@ -76,10 +77,10 @@ def _check_local(path: str) -> None:
 
 
 @contextmanager
-def _container(uri: str, file: Any) -> Iterator[Any]:
+def _container(uri: str, file: Any, hardware: HWAccel | None) -> Iterator[Any]:
     options = {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}
     try:
-        container = av.open(file, options=options, metadata_errors="replace")
+        container = av.open(file, options=options, metadata_errors="replace", hwaccel=hardware)
     except PermissionError as e:
         raise MediaError("probe", "no_permission", f"{uri}: no permission to read it") from e
     except (av.FFmpegError, OSError, ValueError) as e:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import av
 import numpy as np
 import numpy.typing as npt
+from av.codec.hwaccel import HWAccel
 from av.video.reformatter import VideoReformatter
 
 from pipeline.config import ClipConfig
@@ -31,7 +32,7 @@ from pipeline.media.gop import (
     plan_decode,
 )
 from pipeline.media.probe import decode_tolerantly, is_remote, open_media, packets_from, stream_at
-from pipeline.records import MediaInfo, VideoStream
+from pipeline.records import MediaError, MediaInfo, VideoStream
 
 _PLANAR_8BIT = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "nv12"])
 MOTION_FPS, MOTION_SHORT_SIDE_PX = 25, 96
@@ -169,6 +170,8 @@ def read_frames(
     readers: list[FrameReader] = [PyAVReader(uri, info, index)]
     if clips.reader == "decord":
         readers.insert(0, DecordReader(uri, info, index))
+    elif clips.reader == "nvdec":
+        readers.insert(0, NvdecReader(uri, info, index))
     for reader in readers:
         with contextlib.suppress(ReaderError):
             return reader.read(chosen, width, height)
@@ -211,11 +214,16 @@ def read_every(uri: str, info: MediaInfo, index: PacketIndex, width: int, height
 
 
 def _decode_chosen(
-    uri: str, stream: VideoStream, index: PacketIndex, chosen: Sequence[int], scale: _Scaler
+    uri: str,
+    stream: VideoStream,
+    index: PacketIndex,
+    chosen: Sequence[int],
+    scale: _Scaler,
+    hardware: HWAccel | None = None,
 ) -> tuple[dict[int, npt.NDArray[np.uint8]], tuple[tuple[int, int], ...]]:
     """Those of the frames `chosen` that come out, by PTS, and what was damaged on the way."""
     wanted, pictures = set(chosen), {}
-    with open_media(uri) as container:
+    with open_media(uri, hardware) as container:
         source = stream_at(uri, container, stream.index)
         decoder = _Decoder(container, source, index, plan_decode(index.packets, chosen))
         for frame in decoder:
@@ -284,12 +292,32 @@ class PyAVReader:
     def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
         stream = _video(self.info)
         scale = _Scaler(width, height, stream)
-        pictures, damage = _decode_chosen(self.uri, stream, self.index, chosen, scale)
+        hardware = self._hardware()
+        pictures, damage = _decode_chosen(self.uri, stream, self.index, chosen, scale, hardware)
         n_missing = len(set(chosen)) - len(pictures)
         if n_missing:
             raise ReaderError(f"{n_missing} frames did not come out")
         rgb = np.stack([pictures[pts] for pts in chosen])
         return Frames(rgb, np.array(chosen, dtype=np.int64), damage)
+
+    def _hardware(self) -> HWAccel | None:
+        return None
+
+
+class NvdecReader(PyAVReader):
+    """PyAV with the video decoder of an NVIDIA GPU: the same packets, clock and pictures.
+
+    A stream that the GPU does not decode goes through the CPU; where there is no GPU at all it refuses.
+    """
+
+    def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
+        try:
+            return super().read(chosen, width, height)
+        except MediaError as e:  # FFmpeg cannot make the device; the file itself was opened before
+            raise ReaderError(f"no NVDEC here: {e}") from e
+
+    def _hardware(self) -> HWAccel | None:
+        return HWAccel("cuda")
 
 
 def read_what_decodes(
