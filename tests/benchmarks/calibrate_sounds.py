@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from pipeline.bundles.senses import Hearing, loudest
+from pipeline.bundles.accelerate import Runtime
+from pipeline.bundles.senses import PatchHearing, loudest
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import load_config
 from pipeline.media.probe import probe
@@ -41,7 +42,7 @@ ESC_RATE, AUDIOSET_RATE = 0.1, 2.7 / 527
 CLAMP = 30.0  # logits of digital silence run off the scale
 
 
-def clip_logits(hearing: Hearing, path: Path) -> torch.Tensor:
+def clip_logits(hearing: PatchHearing, path: Path) -> torch.Tensor:
     """The loudest patch of the first clip of a file, for each class. (521,)"""
     unit = Unit("u", "v", str(path), "1", 0.0, None)
     batch, _ = read_clips(unit, probe(str(path)), load_config(), hearing.sample_rate_hz)
@@ -82,7 +83,7 @@ def main() -> None:
     if not (DATA / "esc10.csv").is_file():
         sys.exit(f"{DATA / 'esc10.csv'} is not there: calibration needs ESC-10")
     spec = find_bundle("embedded")
-    hearing = Hearing(spec, spec.audio, torch.device("cpu"))
+    hearing = PatchHearing(spec, spec.audio, Runtime(torch.device("cpu")))
     with open(DATA / "esc10.csv") as file:
         rows = list(csv.DictReader(file))
     logits = torch.stack([clip_logits(hearing, DATA / row["file"]) for row in rows])
