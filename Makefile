@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -47,6 +47,8 @@ bench-captions: $(STAMP)  ## what the caption decoder is worth, and the calibrat
 
 train-captions: $(STAMP)  ## train the caption decoder; resumes from checkpoints/captions
 	$(BIN)/python -m pipeline.training.captions ../shared/data --work checkpoints/captions
+bench-shots: $(STAMP)  ## how well cuts are found, and what looking for them costs
+	$(BIN)/python -m tests.benchmarks.shots
 
 train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpoints/lips
 	$(BIN)/python -m pipeline.training.lips ../shared/data --work checkpoints/lips
