@@ -535,7 +535,7 @@ def evaluate(
     """How often a bundle's video network names the right class: top-1 and top-5 over labelled videos.
 
     With --fusion: late, early and bottleneck fusion and each sense alone, trained on the same talking heads
-    and measured side by side (docs/fusion.md).
+    and measured side by side.
 
     Examples:
 
