@@ -80,11 +80,9 @@ class Frames:
 
 @dataclass(frozen=True)
 class Motion:
-    """Small grey pictures, `MOTION_FPS` a second: what moves, not what it is."""
+    """Small grey pictures at an even rate: what moves, not what it is."""
 
-    grey: npt.NDArray[
-        np.uint8
-    ]  # (T, H, W), the short side `MOTION_SHORT_SIDE_PX` if not asked otherwise
+    grey: npt.NDArray[np.uint8]  # (T, H, W)
     times_s: npt.NDArray[np.float64]  # (T,) of the picture used, on the media clock
 
 
@@ -184,6 +182,8 @@ def read_motion(
     index: PacketIndex,
     start_s: Fraction,
     end_s: Fraction,
+    *,
+    rate_hz: int = MOTION_FPS,
     short_side_px: int = MOTION_SHORT_SIDE_PX,
 ) -> Motion:
     """The pictures nearest to instants spaced evenly over [start, end), none twice; damaged ones left out."""
@@ -191,8 +191,8 @@ def read_motion(
     width, height = scaled_size(stream, short_side_px)
     scale = _Scaler(width, height, stream, is_grey=True)
     pts = np.asarray(index.pts)
-    n_instants = int((end_s - start_s) * MOTION_FPS)
-    instants = [start_s + Fraction(k, MOTION_FPS) for k in range(n_instants)]
+    n_instants = int((end_s - start_s) * rate_hz)
+    instants = [start_s + Fraction(k, rate_hz) for k in range(n_instants)]
     ticks = [time_to_pts(t, stream.time_base, info.origin_s) for t in instants]
     ticks = [t for t in ticks if len(pts) and pts[0] <= t < index.end_pts]
     chosen = sorted({int(pts[np.abs(pts - t).argmin()]) for t in ticks})
