@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots
+.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,11 @@ train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpo
 
 train-fusion: $(STAMP)  ## which fusion: train late, early, bottleneck and each sense alone, print them
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pipeline.training.fusion ../shared/data --work checkpoints/fusion
+train-motion: $(STAMP)  ## train the network that sees motion; resumes from checkpoints/motion
+	$(BIN)/python -m pipeline.training.motion ../shared/data --work checkpoints/motion
+
+bench-motion: $(STAMP)  ## what it is worth on pictures and folds that training never saw
+	$(BIN)/python -m tests.benchmarks.motion
 
 bench-tables: $(STAMP)  ## planning a million units, resuming over a hundred thousand records
 	$(BIN)/python -m tests.benchmarks.tables

@@ -106,7 +106,8 @@ def plan_clip(
 def plan_camera(random: np.random.Generator, camera: str, t: Array) -> Path:
     """The path of a view that does `camera` at instants `t` (T,) in seconds."""
     n = len(t)
-    x, y, scale, angle = (np.zeros(n) for _ in range(4))
+    x: Array = np.zeros(n)
+    y, scale, angle = x, x, x
     way = _eased(random, t) * random.choice([-1, 1])
     aside = _eased(random, t) * random.uniform(-0.15, 0.15)
     if camera == "pan":
