@@ -42,7 +42,10 @@ def statistics(levels: Tensor) -> Tensor:
 
 
 def flow(x: Tensor) -> tuple[Tensor, Tensor]:
-    """How far each place of (B, T, h, w) goes to the right and down until the next picture, in pixels."""
+    """How far each place of (B, T, h, w) goes to the right and down until the next picture, in pixels.
+
+    Damped: a place with little contrast is told to move less than it does, one without any not at all.
+    """
     now, then = x[:, :-1], x[:, 1:]
     padded = F.pad((now + then) / 2, (1, 1, 1, 1), mode="replicate")
     gx = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) / 2

@@ -74,7 +74,6 @@ def cuts_in_single_shots(data: Path) -> dict[str, object]:
     """Cuts told of files that were taken to hold one shot each."""
     config, told, n_pictures = load_config(), {}, 0
     files = sorted((data / "gmdcsa").glob("*.mp4")) + sorted((data / "fights").glob("*.mp4"))
-    files += sorted((data / "grid").rglob("*.mpg"))[::12]
     for file in files:
         info = probe(str(file))
         cuts = find_cuts(str(file), info, (Fraction(0), FOREVER), config)
