@@ -39,6 +39,15 @@ _PAIRS = ("clip", "siglip", "xclip", "clap")
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """What a sense took in, piece by piece: pictures, patches of sound, or windows of motion."""
+
+    values: Tensor  # (N, K, D) float32; zero where not valid
+    middle_s: Tensor  # (N, K) float32, seconds from the clip's start to the middle of the piece
+    valid: Tensor  # (N, K) bool
+
+
+@dataclass(frozen=True)
 class Sensed:
     """Scores of N clips, in 0..1; zero where the sense is absent."""
 
@@ -46,6 +55,7 @@ class Sensed:
     evidence: Tensor  # (N, E) over the sense's `evidence_names`
     sights: Sights | None = None  # of the clips at `places`, where the encoder shares a space with text
     places: Tensor | None = None  # (n,) int64
+    tokens: Tokens | None = None  # features of N clips, where the encoder tells them
 
 
 class Sense(Protocol):
