@@ -54,6 +54,13 @@ class ClipConfig(_Section):
     )
     frames_per_clip: int = Field(8, ge=1, le=4096, description="pictures looked at, evenly spread")
     short_side_px: int = Field(256, ge=224, le=2160, description="pictures are scaled to this")
+    motion_rate_hz: int = Field(
+        0,
+        ge=0,
+        le=60,
+        description="small grey pictures a second, 4:3, that motion is seen in; the bundle asks for them",
+    )
+    motion_height_px: int = Field(72, ge=24, le=288, description="of those", multiple_of=3)
 
     max_frame_error_ms: float = Field(
         0.0,

@@ -111,6 +111,20 @@ class SyncReport:
 
 
 @dataclass(frozen=True)
+class MotionPictures:
+    """Small grey pictures of the clips at an even rate: what moves in them, not what it is.
+
+    Each is near its instant, of those that are decoded anyway where there is one. One that is not valid
+    repeats the valid one before it (the first ones the one behind); a clip without picture has zeros.
+    """
+
+    grey: npt.NDArray[np.uint8]  # (N, P, h, w), 4:3 whatever the video's shape
+    valid: npt.NDArray[np.bool_]  # (N, P)
+    time_s: npt.NDArray[np.float64]  # (N, P) PTS of the picture used, NaN where invalid
+    rate_hz: int  # picture p is of the instant (p + ½) / rate after the clip's start
+
+
+@dataclass(frozen=True)
 class ClipBatch:
     """The clips of one unit, N of them, picture and sound on one clock.
 
@@ -136,6 +150,7 @@ class ClipBatch:
     cut_s: npt.NDArray[np.float64] | None = (
         None  # (N,) cut at which it begins, NaN: none; None: not asked
     )
+    motion: MotionPictures | None = None  # None: not asked
 
     def __len__(self) -> int:
         return len(self.start_s)

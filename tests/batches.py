@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.records import ClipBatch
+from pipeline.records import ClipBatch, MotionPictures
 
 
 def make_batch(
-    n: int, *, seed: int = 0, n_frames: int = 4, has_audio: bool = True, has_video: bool = True
+    n: int,
+    *,
+    seed: int = 0,
+    n_frames: int = 4,
+    has_audio: bool = True,
+    has_video: bool = True,
+    motion_rate_hz: int = 8,
 ):
     """`n` clips of noise, four seconds each."""
     rng = np.random.default_rng(seed)
@@ -29,4 +35,17 @@ def make_batch(
         audio_valid=np.tile(np.array([[0, 64_000 * has_audio]], np.int32), (n, 1)),
         audio_coverage=np.full(n, float(has_audio), np.float32),
         av_skew_ms=np.zeros(n, np.float32),
+        motion=_motion(n, seed, motion_rate_hz, has_video=has_video) if motion_rate_hz else None,
     )
+
+
+def _motion(n: int, seed: int, rate_hz: int, *, has_video: bool) -> MotionPictures:
+    """A texture that goes to the right at a speed of each clip's own."""
+    rng, n_pictures = np.random.default_rng(seed), 4 * rate_hz
+    texture = rng.integers(0, 255, (n, 72, 24), dtype=np.uint8).repeat(8, axis=2)
+    grey = np.zeros((n, n_pictures, 72, 96), np.uint8)
+    for i, k in np.ndindex(n, n_pictures):
+        grey[i, k] = np.roll(texture[i], k * (1 + i), 1)[:, :96]
+    time_s = np.arange(n)[:, None] * 4 + (np.arange(n_pictures) + 0.5) / rate_hz
+    valid = np.full((n, n_pictures), has_video)
+    return MotionPictures(grey * has_video, valid, np.where(valid, time_s, np.nan), rate_hz)

@@ -23,9 +23,10 @@ from pipeline.bundles.families import (
 from pipeline.bundles.families.base import Caption, Captioner, Transcriber
 from pipeline.bundles.families.sentences import TextDecoder
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
+from pipeline.bundles.movement import make_movement
 from pipeline.bundles.senses import (
     PictureSight,
-    Sensed,
+    Senses,
     make_hearing,
     make_sight,
     sound_at,
@@ -56,6 +57,7 @@ class Model:
         self.runtime = Runtime.of(device, config.run)
         self.sight = make_sight(spec, config.clips.length_s, self.runtime)
         self.hearing = make_hearing(spec, self.runtime)
+        self.movement = make_movement(spec, self.runtime)
         self.sample_rate_hz = spec.sample_rate_hz
         self._read_phrases()
         self.meaning = self._make_meaning()
@@ -120,28 +122,29 @@ class Model:
         if not sum(sizes):
             return [[] for _ in batches]
         batches_seen = [batch for batch in batches if len(batch)]
-        results = self._conclude(batches_seen, *self.sense(batches_seen))
+        results = self._conclude(batches_seen, self.sense(batches_seen))
         starts = np.cumsum([0, *sizes])
         return [results[a:b] for a, b in pairwise(starts)]
 
     @torch.inference_mode()
-    def sense(self, batches: Sequence[ClipBatch]) -> tuple[Sensed | None, Sensed | None]:
-        """What is seen and what is heard in the clips of `batches`, none of which is empty."""
-        seen = heard = None
+    def sense(self, batches: Sequence[ClipBatch]) -> Senses:
+        """What is seen, what is heard and what moves in the clips of `batches`, none of which is empty."""
+        seen = heard = moved = None
         if self.sight is not None:
             frames = [self.runtime.upload(batch.frames) for batch in batches]
             seen = self.sight.perceive(batches, frames)
         if self.hearing is not None:
             heard = self.hearing.perceive(batches)
-        return seen, heard
+        if self.movement is not None:
+            moved = self.movement.perceive(batches)
+        return Senses(seen, heard, moved)
 
-    def _conclude(
-        self, batches: Sequence[ClipBatch], seen: Sensed | None, heard: Sensed | None
-    ) -> list[ClipResult]:
+    def _conclude(self, batches: Sequence[ClipBatch], senses: Senses) -> list[ClipResult]:
+        seen, heard, _ = senses
         present = _presence(batches, seen is not None, heard is not None)  # (N, 2)
         tokens, weights = self.meaning.fuse(seen, heard, present)
         embeddings = self._in_context(tokens, batches)
-        labels = self._labels(seen, heard, present)
+        labels = self._labels(senses, present)
         stats = [s for batch in batches for s in picture_stats(batch)]
         is_silent = [s for batch in batches for s in _silence(batch)]
         evidence = [
@@ -218,9 +221,10 @@ class Model:
             start += len(batch)
         return torch.nn.functional.normalize(torch.cat(out), dim=-1)
 
-    def _labels(self, seen: Sensed | None, heard: Sensed | None, present: Tensor) -> list[list[Label]]:
+    def _labels(self, senses: Senses, present: Tensor) -> list[list[Label]]:
         """All labels of each clip, best first."""
-        labels = self._own_labels(seen, heard, present)
+        seen, heard, _ = senses
+        labels = self._own_labels(senses, present)
         has = {"fused": present.all(1), "video": present[:, 0], "audio": present[:, 1]}
         for modality, scores in self.meaning.action_scores(seen, heard, present).items():
             picked = self._pick(scores, self.meaning.names, "actions", modality, has[modality])
@@ -228,14 +232,17 @@ class Model:
                 mine += more
         return [sorted(mine, key=lambda label: -label.score) for mine in labels]
 
-    def _own_labels(
-        self, seen: Sensed | None, heard: Sensed | None, present: Tensor
-    ) -> list[list[Label]]:
+    def _own_labels(self, senses: Senses, present: Tensor) -> list[list[Label]]:
         """Labels of the encoders' own vocabularies."""
         labels: list[list[Label]] = [[] for _ in range(len(present))]
+        moved = senses.moved
+        moves = (
+            moved.tokens.valid.any(1) if moved and moved.tokens else torch.zeros(len(present)).bool()
+        )
         for sense, sensed, has in (
-            (self.sight, seen, present[:, 0]),
-            (self.hearing, heard, present[:, 1]),
+            (self.sight, senses.seen, present[:, 0]),
+            (self.hearing, senses.heard, present[:, 1]),
+            (self.movement, moved, moves),
         ):
             if sense is not None and sensed is not None:
                 for space, scores in sensed.spaces.items():
@@ -278,7 +285,9 @@ class Model:
         )
 
     def _foreground(self, labels: Sequence[Label]) -> list[Label]:
-        return [label for label in labels if label.label not in self.background]
+        """What happens: neither the background nor what the camera does."""
+        told = [label for label in labels if label.label not in self.background]
+        return [label for label in told if self.spec.role(label.space) != "camera"]
 
     def _best_actions(self, labels: Sequence[Label]) -> list[Label]:
         """Actions for the sentence: by both senses where there are such, else by sight, else by sound."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +57,14 @@ class Sensed:
     sights: Sights | None = None  # of the clips at `places`, where the encoder shares a space with text
     places: Tensor | None = None  # (n,) int64
     tokens: Tokens | None = None  # features of N clips, where the encoder tells them
+
+
+class Senses(NamedTuple):
+    """What each sense says of the same clips; None where the bundle has it not."""
+
+    seen: Sensed | None
+    heard: Sensed | None
+    moved: Sensed | None
 
 
 class Sense(Protocol):

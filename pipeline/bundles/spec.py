@@ -148,6 +148,16 @@ class EncoderSpec(PartSpec):
         return super().weight_files() + ([self.label_file] if self.label_file else [])
 
 
+class MotionSpec(_Part):
+    """What sees motion, and the small grey pictures that it asks of decoding."""
+
+    rate_hz: int = Field(gt=0, le=60)
+    height_px: int = Field(gt=0)  # 4:3
+    weights: WeightFile
+    licence: str
+    source: str
+
+
 class TemporalSpec(_Part):
     """A temporal transformer over the fused tokens of a unit."""
 
@@ -167,7 +177,8 @@ class SpaceSpec(_Part):
     temperature: float = 0.05
     none_cosine: float = 0.42
     # What its names are in a sentence; a space of things is said to be in view, one of actions to be done.
-    role: Literal["things", "actions", "sounds"] = "things"
+    # What the camera does is neither: it is a label and never what happens.
+    role: Literal["things", "actions", "sounds", "camera", "motions"] = "things"
 
 
 class PicturesSpec(_Part):
@@ -192,6 +203,7 @@ class BundleSpec(_Part):
     text: TextEncoderSpec | None = None  # None: fused in the encoders' own spaces with text
     video: EncoderSpec | None = None
     audio: EncoderSpec | None = None
+    motion: MotionSpec | None = None
     captions: PartSpec | None = None  # None: a sentence made of the evidence
     speech: PartSpec | None = None
     embedding_dim: int | None = None  # where there is no text: the encoders' own spaces side by side
@@ -215,6 +227,7 @@ class BundleSpec(_Part):
     @model_validator(mode="after")
     def _has_its_spaces(self) -> Self:
         needed = ["actions"] + [e.labels for e in (self.video, self.audio) if e is not None]
+        needed += ["camera", "motion", "fights"] if self.motion is not None else []
         missing = [name for name in needed if name not in self.spaces]
         if missing:
             raise ValueError(f"spaces: {missing[0]!r} is missing; expected floor and calibration of it")
@@ -234,7 +247,7 @@ class BundleSpec(_Part):
         text = self.text
         files = [text.weights, text.config, text.tokenizer] if text else []
         files += [file for part in self.parts() for file in part.weight_files()]
-        return files + ([self.temporal.weights] if self.temporal else [])
+        return files + [part.weights for part in (self.motion, self.temporal) if part is not None]
 
     @property
     def sample_rate_hz(self) -> int:
@@ -279,9 +292,11 @@ class BundleSpec(_Part):
         clips, need = config.clips, self.pictures
         n_frames = max(clips.frames_per_clip, math.ceil(need.rate_hz * clips.length_s - 1e-6))
         side_px = max(clips.short_side_px, need.short_side_px)
-        if (n_frames, side_px) == (clips.frames_per_clip, clips.short_side_px):
-            return config
         more = {"frames_per_clip": n_frames, "short_side_px": side_px}
+        if self.motion is not None:
+            more |= {"motion_rate_hz": self.motion.rate_hz, "motion_height_px": self.motion.height_px}
+        if all(getattr(clips, name) == value for name, value in more.items()):
+            return config
         return config.model_copy(update={"clips": clips.model_copy(update=more)})
 
     def at_its_place(self, config: Config) -> Config:

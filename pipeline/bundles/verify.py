@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from pipeline.bundles.accelerate import LEAST_COSINE
@@ -16,7 +17,7 @@ from pipeline.bundles.model import Model
 from pipeline.bundles.senses import Sensed
 from pipeline.bundles.spec import BundleError, BundleSpec, golden_file
 from pipeline.config import Config, LabelConfig, RunConfig
-from pipeline.records import ClipBatch, ClipResult
+from pipeline.records import ClipBatch, ClipResult, MotionPictures
 
 _KEPT_LABELS = 12
 _CLIP_S = 4.0
@@ -50,7 +51,7 @@ def verify(spec: BundleSpec, *, record: bool = False, device: str = "cpu") -> Ve
     exactly = RunConfig(precision="float32")
     config = asked.fitted(Config(bundle=spec.name, labels=everything, run=exactly))
     model = Model(asked, config, device)
-    clips = fixed_input(config.clips.frames_per_clip, model.sample_rate_hz)
+    clips = fixed_input(config.clips.frames_per_clip, model.sample_rate_hz, config.clips.motion_rate_hz)
     (results,) = model.understand([clips])
     exact = model.sense([clips])
     found: dict[str, Any] = {"bundle": spec.name, "clips": [_told(result, model) for result in results]}
@@ -86,7 +87,7 @@ def _agreement(
     return min(cosines)
 
 
-def fixed_input(n_frames: int, sample_rate_hz: int) -> ClipBatch:
+def fixed_input(n_frames: int, sample_rate_hz: int, motion_rate_hz: int = 0) -> ClipBatch:
     """Two clips made of integers alone, alike on every machine: stripes that move, a tone that rises."""
     height, width = _SIZE_PX
     y, x = np.mgrid[:height, :width]
@@ -116,7 +117,20 @@ def fixed_input(n_frames: int, sample_rate_hz: int) -> ClipBatch:
         audio_valid=np.array([[0, n_samples]] * 2, np.int32),
         audio_coverage=np.ones(2, np.float32),
         av_skew_ms=np.zeros(2, np.float32),
+        motion=_fixed_motion(motion_rate_hz, start_s) if motion_rate_hz else None,
     )
+
+
+def _fixed_motion(rate_hz: int, start_s: npt.NDArray[np.float64]) -> MotionPictures:
+    """A pattern that goes to the right, and one that stays while a bar crosses it."""
+    n, (height, width) = int(_CLIP_S * rate_hz), (72, 96)
+    y, x = np.mgrid[:height, :width]
+    t = np.arange(n)[:, None, None]
+    pattern = (x - 2 * t) // 6 * 37 % 97 + y // 8 * 53 % 89
+    bar = np.where(abs(x - 3 * t % width) < 8, 240, 0 * t + (x // 5 * 41 + y // 7 * 29) % 180)
+    grey = np.stack([pattern, bar]).astype(np.uint8)
+    time_s = start_s[:, None] + (np.arange(n) + 0.5) / rate_hz
+    return MotionPictures(grey, np.ones((2, n), bool), time_s, rate_hz)
 
 
 def _told(result: ClipResult, model: Model) -> dict[str, Any]:

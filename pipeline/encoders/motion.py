@@ -10,6 +10,8 @@ Grey, because colour does not move; its own mean off, because flicker is no moti
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,6 +22,7 @@ RATE_HZ, N_PICTURES, SIZE_PX = 8, 16, (72, 96)
 CAMERA_MOTIONS = ("pan", "tilt", "zoom", "roll", "shake", "static")
 OBJECT_MOTIONS = ("approach", "fall", "bounce", "swing", "spin", "collide")
 N_FEATURES = 128
+TOKEN_DIM = 2 * N_FEATURES + N_STATISTICS  # the trunk's features, then the statistics
 N_LOCAL = 32
 _LEAST_SPREAD = 0.03  # of levels in 0..1; a darker window is not blown up to noise
 _CHANGE_GAIN = 4.0
@@ -52,6 +55,16 @@ class Spatial(nn.Conv3d):
         return y.unflatten(0, (len(x), -1)).transpose(1, 2)
 
 
+@dataclass(frozen=True)
+class Told:
+    """What windows show."""
+
+    camera: Tensor  # (B, 6) logits
+    objects: Tensor  # (B, 7) logits, the last: none of them
+    fight: Tensor  # (B,) logits
+    tokens: Tensor  # (B, TOKEN_DIM) what all of these are told from
+
+
 class MotionNet(nn.Module):
     """Windows of grey pictures → logits of each head."""
 
@@ -70,14 +83,20 @@ class MotionNet(nn.Module):
         Args:
             pictures: (B, T, H, W) uint8, or float in 0..255.
         """
-        x = levels(pictures)
-        local, last = self.see(x)
-        y = self.drop(torch.cat([last.mean((2, 3, 4)), last.mean((3, 4)).amax(2)], dim=1))
+        local, last = self.see(levels(pictures))
+        y = self.drop(_pooled(last))
         return {"camera": self.camera(y), "objects": self.objects(y), "flow": self.flow(local)}
 
-    def fights(self, pictures: Tensor) -> Tensor:
-        """Logits that somebody fights, (B,)."""
-        return self.fight(statistics(levels(pictures)))[:, 0]
+    def tell(self, pictures: Tensor) -> Told:
+        """What windows of `pictures`, as `forward` takes them, show."""
+        x = levels(pictures)
+        features, numbers = _pooled(self.see(x)[1]), statistics(x)
+        return Told(
+            self.camera(features),
+            self.objects(features),
+            self.fight(numbers)[:, 0],
+            torch.cat([features, numbers], dim=1),
+        )
 
     def see(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What moves at each place (B, N_LOCAL, T/4, H/8, W/8), and what that comes to, at each place of
@@ -89,6 +108,11 @@ class MotionNet(nn.Module):
         both = with_changes(x).to(next(self.trunk.parameters()).dtype)
         local = self.trunk[:_LOCAL_BLOCKS](both.contiguous(memory_format=torch.channels_last_3d))
         return local.float(), self.trunk[_LOCAL_BLOCKS:](local).float()
+
+
+def _pooled(last: Tensor) -> Tensor:
+    """(B, C, T, h, w) → (B, 2C): each feature's mean, and its mean at the instant where that is highest."""
+    return torch.cat([last.mean((2, 3, 4)), last.mean((3, 4)).amax(2)], dim=1)
 
 
 def levels(pictures: Tensor) -> Tensor:

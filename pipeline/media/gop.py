@@ -105,6 +105,7 @@ def choose_frames(
     instants: Sequence[int],
     tolerance: int,
     cuts: Sequence[int] = (),
+    decoded: frozenset[int] = frozenset(),
 ) -> list[int]:
     """The frame to show at each instant, by PTS.
 
@@ -114,12 +115,17 @@ def choose_frames(
         tolerance: ticks by which a frame may lie from its instant; the frame on screen at the
             instant always may.
         cuts: ascending ticks; no frame stands in from the other side of one.
+        decoded: PTS of packets that are decoded anyway, for other instants.
 
     Of the frames that may be shown, the one that costs least to decode after those chosen before;
     of equal ones the nearest.
     """
     times, groups = np.asarray(shown), Groups(packets)
     reach: dict[int, int] = {}  # group → place up to which it is decoded anyway
+    for pts in decoded:
+        place = groups.place[pts]
+        if not packets.is_disposable[place]:
+            reach[int(groups.of[place])] = max(reach.get(int(groups.of[place]), -1), place)
     chosen = []
     for t in instants:
         on_screen = max(0, int(np.searchsorted(times, t, side="right")) - 1)
@@ -135,7 +141,8 @@ def choose_frames(
             i = groups.place[pts]
             group = int(groups.of[i])
             done = reach.get(group, groups.start[group] - 1)
-            return max(0, i - done) + int(packets.is_disposable[i]), abs(pts - t)
+            is_extra = packets.is_disposable[i] and pts not in decoded
+            return max(0, i - done) + int(is_extra), abs(pts - t)
 
         best = min(candidates, key=cost)
         i = groups.place[best]

@@ -8,10 +8,11 @@ takes decord for the local files whose frames it counts and places exactly.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Protocol
 
@@ -36,10 +37,12 @@ from pipeline.records import MediaError, MediaInfo, VideoStream
 
 _PLANAR_8BIT = frozenset(["yuv420p", "yuvj420p", "yuv422p", "yuvj422p", "nv12"])
 MOTION_FPS, MOTION_SHORT_SIDE_PX = 25, 96
+_GREY_TOLERANCE_S = Fraction(1, 24)  # by which a small grey picture may lie from its instant
 _MAX_ASPECT = 4  # wider pictures are squeezed to this, so that one file cannot ask for any memory
 # decord reads the whole file's index at every opening: worth it only where the unit is most of it.
 _DECORD_CONTAINERS = ("mov", "matroska")  # in others it seeks to wrong frames, MPEG-TS measured
 _DECORD_MAX_FRAMES = 20_000
+_DECORD_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,18 @@ class PacketIndex:
         return bool((np.abs(steps - usual) > 1 + 0.1 * usual).any())
 
 
+Grey = npt.NDArray[np.uint8]  # (h, w)
+
+
+@dataclass(frozen=True)
+class GreyAsked:
+    """Which frames are wanted small and grey as well."""
+
+    pts: Sequence[int]  # of the frame for each instant, ascending
+    width: int
+    height: int
+
+
 @dataclass(frozen=True)
 class Frames:
     """Pictures for instants, in the instants' order."""
@@ -76,6 +91,8 @@ class Frames:
     rgb: npt.NDArray[np.uint8]  # (n, H, W, 3)
     pts: npt.NDArray[np.int64]  # (n,) of each picture
     damage: tuple[tuple[int, int], ...] = ()  # PTS from which to which pictures may be wrong or missing
+    grey: Mapping[int, Grey] = field(default_factory=dict)  # PTS → picture, of those that came out
+    grey_pts: Sequence[int] = ()  # which was to be shown at each grey instant
 
 
 @dataclass(frozen=True)
@@ -89,11 +106,14 @@ class Motion:
 class FrameReader(Protocol):
     """Reads pictures by their PTS."""
 
-    def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
-        """The pictures of PTS `chosen`, scaled to `width` × `height` as shown, after rotation.
+    def read(
+        self, chosen: Sequence[int], width: int, height: int, grey: GreyAsked | None = None
+    ) -> Frames:
+        """The pictures of PTS `chosen`, scaled to `width` × `height` as shown, after rotation; in the same pass
+        those of `grey` that come out.
 
         Raises:
-            ReaderError: this reader cannot place this file's frames exactly, or not all of them.
+            ReaderError: this reader cannot place this file's frames exactly, or not all of `chosen`.
         """
         ...
 
@@ -156,15 +176,17 @@ def read_frames(
     instants: Sequence[int],
     clips: ClipConfig,
     cuts: Sequence[int] = (),
+    grey_instants: Sequence[int] = (),
 ) -> Frames:
     """The pictures on screen at `instants` (ascending ticks), or within the config's tolerance and between
-    the same `cuts`."""
+    the same `cuts`; and small grey ones near `grey_instants`, for which what is decoded anyway stands in."""
     stream = _video(info)
     width, height = scaled_size(stream, clips.short_side_px)
     if not index.pts or not instants:
         return Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64))
     tolerance = int(Fraction(str(clips.max_frame_error_ms)) / 1000 / stream.time_base)
     chosen = choose_frames(index.packets, index.pts, instants, tolerance, cuts)
+    grey = _grey_asked(stream, index, chosen, clips, cuts, grey_instants)
     readers: list[FrameReader] = [PyAVReader(uri, info, index)]
     if clips.reader == "decord":
         readers.insert(0, DecordReader(uri, info, index))
@@ -172,8 +194,27 @@ def read_frames(
         readers.insert(0, NvdecReader(uri, info, index))
     for reader in readers:
         with contextlib.suppress(ReaderError):
-            return reader.read(chosen, width, height)
-    return read_what_decodes(uri, info, index, instants, width, height)
+            return dataclasses.replace(reader.read(chosen, width, height, grey), grey_pts=grey.pts)
+    found = read_what_decodes(uri, info, index, instants, width, height, grey)
+    return dataclasses.replace(found, grey_pts=grey.pts)
+
+
+def _grey_asked(
+    stream: VideoStream,
+    index: PacketIndex,
+    chosen: Sequence[int],
+    clips: ClipConfig,
+    cuts: Sequence[int],
+    instants: Sequence[int],
+) -> GreyAsked:
+    """The frames near `instants` that cost least beside those `chosen`; 4:3 whatever the video's shape."""
+    height = clips.motion_height_px
+    if not instants:
+        return GreyAsked((), height * 4 // 3, height)
+    tolerance = int(_GREY_TOLERANCE_S / stream.time_base)
+    decoded = plan_decode(index.packets, chosen).send
+    pts = choose_frames(index.packets, index.pts, instants, tolerance, cuts, decoded)
+    return GreyAsked(pts, height * 4 // 3, height)
 
 
 def read_motion(
@@ -196,7 +237,7 @@ def read_motion(
     ticks = [time_to_pts(t, stream.time_base, info.origin_s) for t in instants]
     ticks = [t for t in ticks if len(pts) and pts[0] <= t < index.end_pts]
     chosen = sorted({int(pts[np.abs(pts - t).argmin()]) for t in ticks})
-    shown, _ = _decode_chosen(uri, stream, index, chosen, scale) if chosen else ({}, ())
+    (shown,), _ = _decode_chosen(uri, stream, index, [(chosen, scale)])
     found = [p for p in chosen if p in shown]
     grey = np.stack([shown[p] for p in found]) if found else np.zeros((0, height, width), np.uint8)
     times_s = [float(pts_to_time(p, stream.time_base, info.origin_s)) for p in found]
@@ -207,7 +248,7 @@ def read_every(uri: str, info: MediaInfo, index: PacketIndex, width: int, height
     """Every picture of the index that decodes, upright and squeezed to `width` × `height`."""
     stream = _video(info)
     scale = _Scaler(width, height, stream)
-    shown, damage = _decode_chosen(uri, stream, index, index.pts, scale) if index.pts else ({}, ())
+    (shown,), damage = _decode_chosen(uri, stream, index, [(index.pts, scale)])
     found = sorted(shown)
     rgb = np.stack([shown[p] for p in found]) if found else np.zeros((0, height, width, 3), np.uint8)
     return Frames(rgb, np.array(found, np.int64), damage)
@@ -217,22 +258,27 @@ def _decode_chosen(
     uri: str,
     stream: VideoStream,
     index: PacketIndex,
-    chosen: Sequence[int],
-    scale: _Scaler,
+    wanted: Sequence[tuple[Sequence[int], _Scaler]],
     hardware: HWAccel | None = None,
-) -> tuple[dict[int, npt.NDArray[np.uint8]], tuple[tuple[int, int], ...]]:
-    """Those of the frames `chosen` that come out, by PTS, and what was damaged on the way."""
-    wanted, pictures = set(chosen), {}
+) -> tuple[list[dict[int, npt.NDArray[np.uint8]]], tuple[tuple[int, int], ...]]:
+    """Those of the wanted frames that come out, by PTS and each way of scaling them, and what was damaged."""
+    found: list[dict[int, npt.NDArray[np.uint8]]] = [{} for _ in wanted]
+    asked = [(set(chosen), scale, mine) for (chosen, scale), mine in zip(wanted, found, strict=True)]
+    missing = {pts for chosen, _ in wanted for pts in chosen}
+    if not missing:
+        return found, ()
     with open_media(uri, hardware) as container:
         source = stream_at(uri, container, stream.index)
-        decoder = _Decoder(container, source, index, plan_decode(index.packets, chosen))
+        decoder = _Decoder(container, source, index, plan_decode(index.packets, sorted(missing)))
         for frame in decoder:
             pts = _frame_pts(frame)
-            if pts in wanted:
-                pictures[pts] = scale(frame)
-                if len(pictures) == len(wanted):
-                    break
-    return pictures, tuple(decoder.damage)
+            for chosen, scale, mine in asked:
+                if pts in chosen:
+                    mine[pts] = scale(frame)
+            missing.discard(pts)
+            if not missing:
+                break
+    return found, tuple(decoder.damage)
 
 
 class DecordReader:
@@ -241,7 +287,9 @@ class DecordReader:
     def __init__(self, uri: str, info: MediaInfo, index: PacketIndex) -> None:
         self.uri, self.info, self.index = uri, info, index
 
-    def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
+    def read(
+        self, chosen: Sequence[int], width: int, height: int, grey: GreyAsked | None = None
+    ) -> Frames:
         stream = _video(self.info)
         self._check_file(stream)
         decord = _import_decord()
@@ -252,10 +300,23 @@ class DecordReader:
             self._check_times(reader, stream)
             distinct = sorted({bisect_left(self.index.pts, pts) for pts in chosen})
             pictures = reader.get_batch(distinct).asnumpy()
+            small = self._grey(reader, grey) if grey is not None else {}
         except (decord.DECORDError, RuntimeError, IndexError, ValueError) as e:
             raise ReaderError(str(e)) from e
         where = {self.index.pts[frame]: i for i, frame in enumerate(distinct)}
-        return Frames(pictures[[where[pts] for pts in chosen]], np.array(chosen, dtype=np.int64))
+        rgb = pictures[[where[pts] for pts in chosen]]
+        return Frames(rgb, np.array(chosen, dtype=np.int64), grey=small)
+
+    def _grey(self, reader: Any, grey: GreyAsked) -> dict[int, Grey]:
+        """Of decord's one size; some at once, as only the small ones are kept."""
+        scale = _Scaler(grey.width, grey.height, _video(self.info), is_grey=True)
+        distinct, found = sorted(set(grey.pts)), {}
+        for i in range(0, len(distinct), _DECORD_AT_ONCE):
+            part = distinct[i : i + _DECORD_AT_ONCE]
+            pictures = reader.get_batch([bisect_left(self.index.pts, pts) for pts in part]).asnumpy()
+            for pts, picture in zip(part, pictures, strict=True):
+                found[pts] = scale(av.VideoFrame.from_ndarray(picture, format="rgb24"))
+        return found
 
     def _check_file(self, stream: VideoStream) -> None:
         shown, coded = (stream.width, stream.height), (stream.coded_width, stream.coded_height)
@@ -289,16 +350,21 @@ class PyAVReader:
     def __init__(self, uri: str, info: MediaInfo, index: PacketIndex) -> None:
         self.uri, self.info, self.index = uri, info, index
 
-    def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
+    def read(
+        self, chosen: Sequence[int], width: int, height: int, grey: GreyAsked | None = None
+    ) -> Frames:
         stream = _video(self.info)
-        scale = _Scaler(width, height, stream)
-        hardware = self._hardware()
-        pictures, damage = _decode_chosen(self.uri, stream, self.index, chosen, scale, hardware)
+        wanted = [(chosen, _Scaler(width, height, stream))]
+        if grey is not None:
+            wanted.append((grey.pts, _Scaler(grey.width, grey.height, stream, is_grey=True)))
+        found, damage = _decode_chosen(self.uri, stream, self.index, wanted, self._hardware())
+        pictures = found[0]
         n_missing = len(set(chosen)) - len(pictures)
         if n_missing:
             raise ReaderError(f"{n_missing} frames did not come out")
         rgb = np.stack([pictures[pts] for pts in chosen])
-        return Frames(rgb, np.array(chosen, dtype=np.int64), damage)
+        small = found[1] if grey is not None else {}
+        return Frames(rgb, np.array(chosen, dtype=np.int64), damage, small)
 
     def _hardware(self) -> HWAccel | None:
         return None
@@ -310,9 +376,11 @@ class NvdecReader(PyAVReader):
     A stream that the GPU does not decode goes through the CPU; where there is no GPU at all it refuses.
     """
 
-    def read(self, chosen: Sequence[int], width: int, height: int) -> Frames:
+    def read(
+        self, chosen: Sequence[int], width: int, height: int, grey: GreyAsked | None = None
+    ) -> Frames:
         try:
-            return super().read(chosen, width, height)
+            return super().read(chosen, width, height, grey)
         except MediaError as e:  # FFmpeg cannot make the device; the file itself was opened before
             raise ReaderError(f"no NVDEC here: {e}") from e
 
@@ -321,23 +389,35 @@ class NvdecReader(PyAVReader):
 
 
 def read_what_decodes(
-    uri: str, info: MediaInfo, index: PacketIndex, instants: Sequence[int], width: int, height: int
+    uri: str,
+    info: MediaInfo,
+    index: PacketIndex,
+    instants: Sequence[int],
+    width: int,
+    height: int,
+    grey: GreyAsked,
 ) -> Frames:
     """Of a damaged file, the frame that is on screen at each instant among those that decode."""
     stream = _video(info)
     scale = _Scaler(width, height, stream)
+    shrink = _Scaler(grey.width, grey.height, stream, is_grey=True)
+    small: dict[int, Grey] = {}
     pictures: list[npt.NDArray[np.uint8]] = []
     pts: list[int] = []
     with open_media(uri) as container:
         start = instants[0] if instants[0] > stream.start_pts else None
         decoder = _Decoder(container, stream_at(uri, container, stream.index), index, None, start)
-        for shown, count in _shown_at(decoder, instants):
+        frames = _tapped(decoder, set(grey.pts), shrink, small)
+        for shown, count in _shown_at(frames, instants):
             pictures += [scale(shown)] * count
             pts += [_frame_pts(shown)] * count
+        for frame in frames:  # small ones may be wanted from behind the last of the others
+            if not grey.pts or _frame_pts(frame) >= grey.pts[-1]:
+                break
     rgb = np.stack(pictures) if pictures else np.zeros((0, height, width, 3), np.uint8)
     missing = [t for t in index.pts if t <= instants[-1] and t not in decoder.seen]
     damage = [(t, index.next_key(t)) for t in missing]
-    return Frames(rgb, np.array(pts, dtype=np.int64), (*decoder.damage, *damage))
+    return Frames(rgb, np.array(pts, dtype=np.int64), (*decoder.damage, *damage), small)
 
 
 class _Decoder:
@@ -408,6 +488,14 @@ class _Decoder:
     def _is_damaged(self, pts: int) -> None:
         """Pictures refer to those before them: damage lasts until the next keyframe."""
         self.damage.append((pts, self.index.next_key(pts)))
+
+
+def _tapped(frames: Any, wanted: set[int], scale: _Scaler, kept: dict[int, Grey]) -> Iterator[Any]:
+    """`frames`, of which those `wanted` are kept on the way, scaled."""
+    for frame in frames:
+        if _frame_pts(frame) in wanted:
+            kept[_frame_pts(frame)] = scale(frame)
+        yield frame
 
 
 def _shown_at(frames: Any, instants: Sequence[int]) -> Iterator[tuple[Any, int]]:

@@ -20,8 +20,8 @@ from pipeline.media.video import (
     read_motion,
     scaled_size,
 )
-from pipeline.records import ClipBatch, MediaError, MediaInfo, SyncReport, Unit
-from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound
+from pipeline.records import ClipBatch, MediaError, MediaInfo, MotionPictures, SyncReport, Unit
+from pipeline.sync.clips import ClipSpan, clip_instants, clip_spans, cut_sound, motion_instants
 from pipeline.sync.offset import Offset, estimate_offset, loudest_span
 from pipeline.sync.report import sync_report
 from pipeline.sync.shots import find_cuts
@@ -37,6 +37,7 @@ class _Pictures:
     instants: list[list[Fraction | None]]  # of each clip
     frames: Frames
     places: list[_Place]
+    motion_places: list[_Place]
     shown: Span  # from when to when there is a picture
 
 
@@ -71,13 +72,12 @@ def read_clips(
     cuts = find_cuts(unit.uri, info, (start, media_end), config) if looks_for_cuts else []
     spans = clip_spans(start, end, media_end, clips, cuts)
     _check_size(unit, len(spans), info, config)
-    instants = [clip_instants(span, *shown, clips) for span in spans]
-    frames, places = _read_pictures(unit.uri, info, index, instants, clips, cuts)
-    damage = _damage(info, index, track, frames, (media_end, min(end, Fraction(info.duration_s or 0))))
+    pictures = _read_pictures(unit.uri, info, index, spans, shown, clips, cuts)
+    torn = (media_end, min(end, Fraction(info.duration_s or 0)))
+    damage = _damage(info, index, track, pictures.frames, torn)
 
     report = sync_report(info, index, track, damage, offset)
     sound = resample(track, sample_rate_hz) if track else None
-    pictures = _Pictures(instants, frames, places, shown)
     batch = _assemble(info, spans, pictures, sound, config, sample_rate_hz)
     cut_s = _cuts_at(spans, cuts) if clips.mode == "shots" else None
     return dataclasses.replace(batch, is_damaged=_touched(spans, damage), cut_s=cut_s), report
@@ -162,8 +162,11 @@ def _check_size(unit: Unit, n_clips: int, info: MediaInfo, config: Config) -> No
     """Raise where a unit's pictures would not fit into the decoder's memory."""
     if info.video is None:
         return
-    width, height = scaled_size(info.video, config.clips.short_side_px)
-    needed_mb = n_clips * config.clips.frames_per_clip * width * height * 3 / 2**20
+    clips = config.clips
+    width, height = scaled_size(info.video, clips.short_side_px)
+    large = clips.frames_per_clip * width * height * 3
+    small = clips.motion_rate_hz * clips.length_s * clips.motion_height_px**2 * 4 / 3
+    needed_mb = n_clips * (large + small) / 2**20
     if needed_mb > config.run.decode_memory_mb / 2:
         what = f"a unit of {n_clips} clips needs {needed_mb:.0f} MB for its pictures"
         allowed = f"half of run.decode_memory_mb ({config.run.decode_memory_mb}) is allowed"
@@ -188,22 +191,35 @@ def _read_pictures(
     uri: str,
     info: MediaInfo,
     index: PacketIndex | None,
-    instants: list[list[Fraction | None]],
+    spans: list[ClipSpan],
+    shown: Span,
     clips: ClipConfig,
     cuts: Sequence[Fraction],
-) -> tuple[Frames, list[_Place]]:
-    """Pictures for all instants of a unit, and the place that each is for."""
-    wanted = sorted(
-        (t, i, k) for i, row in enumerate(instants) for k, t in enumerate(row) if t is not None
-    )  # in order of time, because clips may overlap and readers only go forward
+) -> _Pictures:
+    """Pictures for all instants of a unit, large and small in one pass, and the place that each is for."""
+    instants = [clip_instants(span, *shown, clips) for span in spans]
+    wanted = _in_order(instants)
     if info.video is None or index is None or not wanted:
         width, height = scaled_size(info.video, clips.short_side_px) if info.video else (1, 1)
-        return Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64)), []
+        none = Frames(np.zeros((0, height, width, 3), np.uint8), np.zeros(0, np.int64))
+        return _Pictures(instants, none, [], [], shown)
+    moving = _in_order(
+        [motion_instants(span, *shown, clips) for span in spans] if clips.motion_rate_hz else []
+    )
     base, origin = info.video.time_base, info.origin_s
-    ticks = [time_to_pts(t, base, origin) for t, _, _ in wanted]
-    frames = read_frames(uri, info, index, ticks, clips, [time_to_pts(t, base, origin) for t in cuts])
+    ticks, grey_ticks = ([time_to_pts(t, base, origin) for t, _, _ in x] for x in (wanted, moving))
+    cut_ticks = [time_to_pts(t, base, origin) for t in cuts]
+    frames = read_frames(uri, info, index, ticks, clips, cut_ticks, grey_ticks)
     # A file too damaged to show anything gives no pictures: its places stay invalid.
-    return frames, [(i, k) for _, i, k in wanted][: len(frames.pts)]
+    places = [(i, k) for _, i, k in wanted][: len(frames.pts)]
+    return _Pictures(instants, frames, places, [(i, p) for _, i, p in moving], shown)
+
+
+def _in_order(instants: list[list[Fraction | None]]) -> list[tuple[Fraction, int, int]]:
+    """Instants with their clip and place, in order of time: clips may overlap and readers only go forward."""
+    return sorted(
+        (t, i, k) for i, row in enumerate(instants) for k, t in enumerate(row) if t is not None
+    )
 
 
 def _assemble(
@@ -238,7 +254,28 @@ def _assemble(
         audio_valid=sound.valid,
         audio_coverage=sound.coverage,
         av_skew_ms=((sound.first_s - first_picture_s) * 1000).astype(np.float32),
+        motion=_motion(info, pictures, len(spans), config.clips),
     )
+
+
+def _motion(info: MediaInfo, pictures: _Pictures, n: int, clips: ClipConfig) -> MotionPictures | None:
+    """The clips' small grey pictures, where they were asked for."""
+    if not clips.motion_rate_hz:
+        return None
+    height, shown = clips.motion_height_px, pictures.frames.grey
+    n_pictures = round(to_fraction(clips.length_s) * clips.motion_rate_hz)
+    grey = np.zeros((n, n_pictures, height, height * 4 // 3), np.uint8)
+    valid, time_s = np.zeros((n, n_pictures), bool), np.full((n, n_pictures), np.nan)
+    for pts, place in zip(pictures.frames.grey_pts, pictures.motion_places, strict=True):
+        assert info.video is not None
+        if pts in shown:
+            grey[place], valid[place] = shown[pts], True
+            time_s[place] = float(pts_to_time(pts, info.video.time_base, info.origin_s))
+    for i in np.flatnonzero(valid.any(axis=1)):
+        there = np.flatnonzero(valid[i])
+        stands_in = there[np.maximum(0, np.searchsorted(there, np.arange(n_pictures), "right") - 1)]
+        grey[i] = grey[i, stands_in]
+    return MotionPictures(grey, valid, time_s, clips.motion_rate_hz)
 
 
 def _place_pictures(

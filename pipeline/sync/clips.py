@@ -93,6 +93,16 @@ def clip_instants(
     return shown
 
 
+def motion_instants(
+    span: ClipSpan, video_start_s: Fraction, video_end_s: Fraction, clips: ClipConfig
+) -> list[Fraction | None]:
+    """The instants of a clip's small grey pictures, evenly at their rate; None: nothing on screen."""
+    rate_hz = clips.motion_rate_hz
+    n = round(to_fraction(clips.length_s) * rate_hz)
+    instants = [span.start_s + Fraction(2 * p + 1, 2 * rate_hz) for p in range(n)]
+    return [t if video_start_s <= t < video_end_s and t < span.end_s else None for t in instants]
+
+
 @dataclass(frozen=True)
 class ClipSound:
     """The sound of each clip, cut to one length."""

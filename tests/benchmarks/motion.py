@@ -124,7 +124,7 @@ def real_clips(net: MotionNet) -> dict[str, list]:
         camera, objects = said["camera"][0].softmax(0), said["objects"][0].softmax(0)
         told = [round(start_s, 1), CAMERA_MOTIONS[int(camera.argmax())], round(float(camera.max()), 2)]
         told += [(*OBJECT_MOTIONS, "none")[int(objects.argmax())], round(float(objects.max()), 2)]
-        found.setdefault(file, []).append([*told, round(float(torch.sigmoid(net.fights(x))[0]), 2)])
+        found.setdefault(file, []).append([*told, round(float(torch.sigmoid(net.tell(x).fight)[0]), 2)])
     return found
 
 

@@ -175,7 +175,7 @@ def test_a_sentence_lies_where_clips_do(tmp_path):
     torch.testing.assert_close(texts.norm(dim=-1), torch.ones(2))
     ((clip,),) = model.understand([make_batch(1)])
     sight, hearing = model.sight, model.hearing
-    seen, heard = model.sense([make_batch(1)])
+    seen, heard, _ = model.sense([make_batch(1)])
     unit = torch.nn.functional.normalize
     cosines = [
         (unit(sense.net.embed_text(["a dog runs"]), dim=-1) @ sensed.sights.tokens.T).item()

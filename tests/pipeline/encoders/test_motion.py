@@ -10,6 +10,7 @@ from pipeline.encoders.motion import (
     N_PICTURES,
     OBJECT_MOTIONS,
     SIZE_PX,
+    TOKEN_DIM,
     MotionNet,
     Pointwise,
     Spatial,
@@ -37,7 +38,10 @@ def test_each_head_answers_for_its_classes(net):
     assert said["camera"].shape == (1, len(CAMERA_MOTIONS))
     assert said["objects"].shape == (1, len(OBJECT_MOTIONS) + 1)
     assert said["flow"].shape == (1, 8, N_PICTURES // 4, 9, 12)
-    assert net.fights(clip().byte()).shape == (1,)
+    told = net.tell(clip().byte())
+    assert told.fight.shape == (1,)
+    assert told.tokens.shape == (1, TOKEN_DIM)
+    assert torch.allclose(told.camera, said["camera"], atol=1e-5)
 
 
 def test_exposure_and_flicker_are_not_seen():
