@@ -6,6 +6,7 @@ by the place of their clip.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from pipeline.bundles.accelerate import Runtime, try_compiled
 from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_kind, check_options, load_part
-from pipeline.bundles.families.base import VideoNet, frame_places, shown, valid_until
+from pipeline.bundles.families.base import Overheard, VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
 from pipeline.bundles.objects import Objects, read_objects
 from pipeline.bundles.spec import BundleError, BundleSpec, EncoderSpec
@@ -64,6 +65,7 @@ class Sense(Protocol):
     modality: str
     names: dict[str, tuple[str, ...]]  # of each vocabulary it scores
     space: str  # its own vocabulary
+    token_dim: int  # of the tokens that `perceive` tells; 0: it tells none
     evidence_names: tuple[str, ...]  # how what it recognises reads
 
 
@@ -86,9 +88,16 @@ class Hearing(Sense, Protocol):
 
 
 def make_sight(
-    bundle: BundleSpec, length_s: float, runtime: Runtime
+    bundle: BundleSpec, length_s: float, runtime: Runtime, tells: bool = False
 ) -> PictureSight | ClipSight | PairSight | None:
-    """The bundle's sense of pictures, for clips of `length_s`."""
+    """The bundle's sense of pictures, for clips of `length_s`.
+
+    Args:
+        tells: tokens are asked for; senses that have them at no cost tell them anyway.
+
+    Raises:
+        BundleError: weights do not fit, or `tells` and the network has no token to tell.
+    """
     if bundle.video is None:
         return None
     kind = bundle.video.kind
@@ -98,13 +107,13 @@ def make_sight(
         return PictureSight(bundle, bundle.video, runtime)
     if kind in _PAIRS:
         return PairSight(bundle, bundle.video, runtime)
-    return ClipSight(bundle, bundle.video, length_s, runtime)
+    return ClipSight(bundle, bundle.video, length_s, runtime, tells)
 
 
 def make_hearing(
-    bundle: BundleSpec, runtime: Runtime
+    bundle: BundleSpec, runtime: Runtime, tells: bool = False
 ) -> PatchHearing | SoundHearing | PairHearing | None:
-    """The bundle's sense of sound."""
+    """The bundle's sense of sound; as `make_sight`."""
     if bundle.audio is None:
         return None
     kind = bundle.audio.kind
@@ -112,7 +121,9 @@ def make_hearing(
     if kind == "yamnet":
         check_options(kind, bundle.audio.options, {})
         return PatchHearing(bundle, bundle.audio, runtime)
-    return (PairHearing if kind in _PAIRS else SoundHearing)(bundle, bundle.audio, runtime)
+    if kind in _PAIRS:
+        return PairHearing(bundle, bundle.audio, runtime)
+    return SoundHearing(bundle, bundle.audio, runtime, tells)
 
 
 class PictureSight:
@@ -133,6 +144,7 @@ class PictureSight:
         load_strictly(net, tensors, bundle.name)
         net.fold().to(runtime.device)
         self.net: EfficientNetLite0 = net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.token_dim = net.feature_dim
         self.most_crops = int(spec.options.get("crops", 1))
         if bundle.objects_file:
             self.objects = read_objects(bundle.text_file(bundle.objects_file), classes)
@@ -154,10 +166,17 @@ class PictureSight:
         n_words = len(self.objects.words) if self.objects else 0
         per_frame = torch.zeros(*valid.shape, n_classes + n_words)  # (N, T, C + G)
         flat = per_frame.view(-1, n_classes + n_words)
+        looks = torch.zeros(
+            *valid.shape, self.net.feature_dim
+        )  # (N, T, D), sums over a picture's squares
+        n_looks = torch.zeros(valid.numel())
         owners = torch.nonzero(valid.flatten())[:, 0]  # which row of `flat` each picture is
         for places, crops in self._chunks(batches, frames):
             # In bfloat16 some clips' scores leave the tolerance: cosine 0.978 (docs/speed.md).
-            scores = self.net(filled(crops, self.chunk))[: len(crops)].softmax(-1).cpu()
+            features = self.net.features(filled(crops, self.chunk))[: len(crops)]
+            scores = self.net.classifier(features).softmax(-1).cpu()
+            looks.view(len(n_looks), -1).index_add_(0, owners[places], features.cpu())
+            n_looks.index_add_(0, owners[places], torch.ones(len(places)))
             if self.objects is not None:
                 scores = scores * self.objects.is_told
                 words = (scores @ self.objects.member).clamp(max=1.0)
@@ -168,7 +187,9 @@ class PictureSight:
         pooled = best_share(per_frame, valid)
         fine, words = pooled[:, :n_classes], pooled[:, n_classes:]
         spaces = {self.space: fine} | ({"objects": words} if self.objects else {})
-        return Sensed(spaces, self._evidence(fine, words))
+        looks /= n_looks.clamp(min=1).view(*valid.shape, 1)
+        tokens = Tokens(looks, picture_times(batches), valid)
+        return Sensed(spaces, self._evidence(fine, words), tokens=tokens)
 
     def _chunks(
         self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]
@@ -207,6 +228,7 @@ class _Look:
     """One look at a clip: which of its pictures a network is shown together."""
 
     row: int  # of the clip, among those of all batches
+    number: int  # among the clip's looks
     batch: int
     clip: int
     places: Tensor  # (T,) of the batch's pictures
@@ -218,7 +240,12 @@ class ClipSight:
     modality = "video"
 
     def __init__(
-        self, bundle: BundleSpec, spec: EncoderSpec, length_s: float, runtime: Runtime
+        self,
+        bundle: BundleSpec,
+        spec: EncoderSpec,
+        length_s: float,
+        runtime: Runtime,
+        tells: bool = False,
     ) -> None:
         self.runtime, self.length_s = runtime, length_s
         self.net: VideoNet = _placed(load_part(spec, bundle.directory), runtime)
@@ -230,7 +257,9 @@ class ClipSight:
         self.n_views = int(spec.options.get("temporal_views", 0))
         self.n_crops = int(spec.options.get("spatial_crops", 1))
         self.chunk = runtime.at_once(2, 32)
-        if runtime.compiles:
+        self.overheard = Overheard(self.net, self.net.n_classes, bundle.name) if tells else None
+        self.token_dim = self.overheard.dim if self.overheard else 0
+        if runtime.compiles and not tells:  # a compiled network cannot be listened in to
             side_px, n_frames = self.net.sampling.side_px, self.net.sampling.n_frames
             shape = (self.chunk, n_frames, side_px, side_px, 3)
             nothing = torch.zeros(shape, dtype=torch.uint8, device=runtime.device)
@@ -238,9 +267,9 @@ class ClipSight:
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
-        """Mean probabilities over the looks at each clip; zero where it has no picture."""
-        fine = self.look(batches, frames, self.length_s, self.n_views, self.n_crops)
-        return Sensed({self.space: fine}, fine)
+        """Mean probabilities over the looks at each clip, zero where it has no picture; a token a look."""
+        fine, tokens = self._look(batches, frames, self.length_s, self.n_views, self.n_crops)
+        return Sensed({self.space: fine}, fine, tokens=tokens)
 
     @torch.inference_mode()
     def look(
@@ -256,10 +285,22 @@ class ClipSight:
 
         Looks of all clips fill the network's batches together, and are joined back by their clip.
         """
+        return self._look(batches, frames, length_s, n_views, n_crops)[0]
+
+    def _look(
+        self,
+        batches: Sequence[ClipBatch],
+        frames: Sequence[Tensor],
+        length_s: float,
+        n_views: int,
+        n_crops: int,
+    ) -> tuple[Tensor, Tokens | None]:
         n_clips = sum(len(batch) for batch in batches)
         scores, n_looks = torch.zeros(n_clips, len(self.evidence_names)), torch.zeros(n_clips)
         by_shape: dict[torch.Size, list[_Look]] = {}
-        for look in self._looks(batches, length_s, n_views):
+        all_looks = list(self._looks(batches, length_s, n_views))
+        tokens = _token_a_look(all_looks, batches, n_clips, self.token_dim) if self.overheard else None
+        for look in all_looks:
             by_shape.setdefault(frames[look.batch].shape[2:], []).append(look)
         for looks in by_shape.values():
             for i in range(0, len(looks), self.chunk):
@@ -271,7 +312,10 @@ class ClipSight:
                     found = self.net.scores(pictures, crop, n_crops)[: len(part)].cpu()
                     scores.index_add_(0, rows, found)
                     n_looks.index_add_(0, rows, torch.ones(len(part)))
-        return scores / n_looks.clamp(min=1)[:, None]
+                    if tokens is not None and self.overheard is not None:
+                        numbers = torch.tensor([look.number for look in part])
+                        tokens.values[rows, numbers] += self.overheard.take()[: len(part)] / n_crops
+        return scores / n_looks.clamp(min=1)[:, None], tokens
 
     def _looks(self, batches: Sequence[ClipBatch], length_s: float, n_views: int) -> Iterator[_Look]:
         first = 0
@@ -281,9 +325,25 @@ class ClipSight:
             for i in np.flatnonzero(n_valid).tolist():
                 valid_s = length_s * n_valid[i] / n_places
                 n_looks = n_views or self.net.sampling.views(valid_s)
-                for places in frame_places(self.net.sampling, int(n_valid[i]), valid_s, n_looks):
-                    yield _Look(first + i, number, i, torch.from_numpy(use[i][places.numpy()]))
+                asked = frame_places(self.net.sampling, int(n_valid[i]), valid_s, n_looks)
+                for k, places in enumerate(asked):
+                    yield _Look(first + i, k, number, i, torch.from_numpy(use[i][places.numpy()]))
             first += len(batch)
+
+
+def _token_a_look(
+    looks: Sequence[_Look], batches: Sequence[ClipBatch], n_clips: int, dim: int
+) -> Tokens:
+    """Tokens of so many clips, zero still, each at the middle of its look."""
+    most = max((look.number for look in looks), default=0) + 1
+    middle_s = torch.zeros(n_clips, most)
+    valid = torch.zeros(n_clips, most, dtype=torch.bool)
+    for look in looks:
+        batch = batches[look.batch]
+        times_s = batch.frame_time_s[look.clip][look.places.numpy()] - batch.start_s[look.clip]
+        middle_s[look.row, look.number] = float(times_s.mean())
+        valid[look.row, look.number] = True
+    return Tokens(torch.zeros(n_clips, most, dim), middle_s, valid)
 
 
 def filled(chunk: Tensor, size: int) -> Tensor:
@@ -302,6 +362,7 @@ class PairSight:
         self.runtime = runtime
         self.net = _placed(load_part(spec, bundle.directory), runtime)
         self.dim: int = self.net.dim
+        self.token_dim = self.dim
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, None)}
         self.evidence_names = self.names[spec.labels]
@@ -325,7 +386,7 @@ class PairSight:
                 found.append(self.net.embed(filled(pictures, self.chunk)).first(len(at)))
                 places.append(at + first)
             first += len(batch)
-        return _paired(self, found, places, first)
+        return _paired(self, found, places, batches)
 
 
 def embed_names(net: object, names: Sequence[str], prompt: str | None = None) -> Tensor:
@@ -348,19 +409,27 @@ def scored(sense: PairSight | PairHearing, sights: Sights, texts: Tensor) -> Ten
 
 
 def _paired(
-    sense: PairSight | PairHearing, found: list[Sights], places: list[Tensor], n: int
+    sense: PairSight | PairHearing,
+    found: list[Sights],
+    places: list[Tensor],
+    batches: Sequence[ClipBatch],
 ) -> Sensed:
-    """Scores of the sense's vocabulary from what was embedded, back at the clips' places."""
+    """Scores of the sense's vocabulary from what was embedded, back at the clips' places; a token a clip."""
+    half_s = torch.cat([torch.from_numpy(b.end_s - b.start_s) for b in batches]).float() / 2
+    n = len(half_s)
     scores = torch.zeros(n, len(sense.evidence_names))
+    values = torch.zeros(n, 1, sense.dim)
+    tokens = Tokens(values, half_s[:, None], torch.zeros(n, 1, dtype=torch.bool))
     if not found:
-        return Sensed({sense.space: scores}, scores)
+        return Sensed({sense.space: scores}, scores, tokens=tokens)
     contexts = [part.context for part in found if part.context is not None]
     sights = Sights(
         torch.cat([part.tokens for part in found]), torch.cat(contexts) if contexts else None
     )
     at = torch.cat(places)
     scores[at] = scored(sense, sights, sense.texts)
-    return Sensed({sense.space: scores}, scores, sights, at)
+    tokens.values[at, 0], tokens.valid[at] = sights.tokens.float().cpu(), True
+    return Sensed({sense.space: scores}, scores, sights, at, tokens)
 
 
 def sound_at(batch: ClipBatch, rate_hz: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
@@ -379,7 +448,9 @@ class SoundHearing:
 
     modality = "audio"
 
-    def __init__(self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime) -> None:
+    def __init__(
+        self, bundle: BundleSpec, spec: EncoderSpec, runtime: Runtime, tells: bool = False
+    ) -> None:
         self.net = _placed(load_part(spec, bundle.directory), runtime)
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, self.net.names)}
@@ -388,21 +459,39 @@ class SoundHearing:
         self.sample_rate_hz: int = _checked_rate(bundle, spec, self.net.sample_rate_hz)
         self.calibration = bundle.spaces[spec.labels]
         self.chunk = 4 if runtime.device.type == "cpu" else 64
+        self.overheard = Overheard(self.net, self.net.n_classes, bundle.name) if tells else None
+        self.token_dim = self.overheard.dim if self.overheard else 0
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
-        """Scores of the sound that each clip has; zero where it has none."""
-        rows = []
+        """Scores of the sound that each clip has, zero where it has none; a token a part heard at once."""
+        rows, tokens = [], []
         for batch in batches:
             scores = torch.zeros(len(batch), len(self.evidence_names))
             samples, spans = sound_at(batch, self.sample_rate_hz)
+            mine = self._no_parts(batch, spans) if self.overheard else None
             for at in _chunks_of(torch.from_numpy(batch.has_audio), self.chunk):
                 logits = self.net([samples[i, spans[i, 0] : spans[i, 1]] for i in at.tolist()])
                 logits = logits.float().cpu() * self.calibration.slope + self.calibration.offset
                 scores[at] = torch.sigmoid(logits)
+                if mine is not None and self.overheard is not None:
+                    row, part = mine.valid[at].nonzero(as_tuple=True)
+                    mine.values[at[row], part] = self.overheard.take()
             rows.append(scores)
+            tokens += [mine] if mine is not None else []
         scores = torch.cat(rows)
-        return Sensed({self.space: scores}, scores)
+        return Sensed({self.space: scores}, scores, tokens=joined(tokens) if tokens else None)
+
+    def _no_parts(self, batch: ClipBatch, spans: npt.NDArray[np.int64]) -> Tokens:
+        """The parts that each clip's sound is heard in, not heard yet."""
+        most = self.net.most_samples
+        lengths = torch.from_numpy(spans[:, 1] - spans[:, 0])[:, None]
+        n_parts = max(1, math.ceil(int(lengths.max()) / most))
+        begin = torch.arange(n_parts) * most
+        end = torch.minimum(begin + most, lengths)
+        middle_s = (torch.from_numpy(spans[:, :1]) + (begin + end) / 2) / self.sample_rate_hz
+        valid = ((begin < lengths) | (begin == 0)) & torch.from_numpy(batch.has_audio)[:, None]
+        return Tokens(torch.zeros(*valid.shape, self.token_dim), middle_s.float() * valid, valid)
 
 
 class PairHearing:
@@ -414,6 +503,7 @@ class PairHearing:
         self.runtime = runtime
         self.net = _placed(load_part(spec, bundle.directory), runtime)
         self.dim: int = self.net.dim
+        self.token_dim = self.dim
         self.space = spec.labels
         self.names = {spec.labels: _class_names(bundle, spec, None)}
         self.evidence_names = self.names[spec.labels]
@@ -434,7 +524,7 @@ class PairHearing:
                 )
                 places.append(at + first)
             first += len(batch)
-        return _paired(self, found, places, first)
+        return _paired(self, found, places, batches)
 
 
 class PatchHearing:
@@ -452,7 +542,7 @@ class PatchHearing:
         assert spec.weights is not None  # the bundle's files were checked
         load_strictly(net, read_yamnet(spec.weights, bundle.directory), bundle.name)
         self.net = net.to(runtime.device)
-        self.sample_rate_hz = net.sample_rate_hz
+        self.sample_rate_hz, self.token_dim = net.sample_rate_hz, net.feature_dim
         calibration = bundle.spaces[spec.labels]
         self.slope, self.offset = calibration.slope, calibration.offset
         self.chunk = 16 if runtime.device.type == "cpu" else 128
@@ -460,30 +550,68 @@ class PatchHearing:
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch]) -> Sensed:
         """Scores of all clips of all `batches`, one batch's clips behind the other's."""
-        rows = []
+        rows, tokens = [], []
         for batch in batches:
             scores = torch.zeros(len(batch), len(self.evidence_names))
             samples, spans = sound_at(batch, self.sample_rate_hz)
+            mine = self._no_patches(len(batch), samples.shape[1])
             for at in _chunks_of(torch.from_numpy(batch.has_audio), self.chunk):
                 heard = filled(torch.from_numpy(samples[at.numpy()]), self.chunk)
                 patches = self.net.patches(heard.to(self.runtime.device))  # (n, P, 96, 64)
                 with self.runtime.autocast():
-                    logits = self.net.classify(patches.flatten(0, 1))[0].float().cpu()
-                logits = logits.unflatten(0, patches.shape[:2])[: len(at)]  # (n, P, C)
-                valid = self.valid_patches(torch.from_numpy(spans[at.numpy()]), logits)
+                    found = self.net.classify(patches.flatten(0, 1))
+                logits, features = (  # (n, P, C), (n, P, D)
+                    x.float().cpu().unflatten(0, patches.shape[:2])[: len(at)] for x in found
+                )
+                valid = self.valid_patches(torch.from_numpy(spans[at.numpy()]), patches.shape[1])
                 scores[at] = torch.sigmoid(self.slope * loudest(logits, valid) + self.offset)
+                mine.values[at], mine.valid[at] = features * valid[..., None], valid
             rows.append(scores)
+            tokens.append(mine)
         scores = torch.cat(rows)
-        return Sensed({self.space: scores}, scores)
+        return Sensed({self.space: scores}, scores, tokens=joined(tokens))
 
-    def valid_patches(self, spans: Tensor, logits: Tensor) -> Tensor:
+    def _no_patches(self, n: int, n_samples: int) -> Tokens:
+        """Patches of `n` clips of so many samples, not heard yet."""
+        n_patches = self.net.patches.n_patches(n_samples)
+        middle_s = torch.arange(n_patches) * self.net.patch_hop_s + self.net.patch_s / 2
+        return Tokens(
+            torch.zeros(n, n_patches, self.net.feature_dim),
+            middle_s.expand(n, -1),
+            torch.zeros(n, n_patches, dtype=torch.bool),
+        )
+
+    def valid_patches(self, spans: Tensor, n_patches: int) -> Tensor:
         """Which patches (n, P) hold sound of the file by half at least; always the fullest one."""
-        starts = torch.arange(logits.shape[1]) * self.net.patch_hop_s * self.sample_rate_hz
+        starts = torch.arange(n_patches) * self.net.patch_hop_s * self.sample_rate_hz
         ends = starts + self.net.patch_s * self.sample_rate_hz
         overlap = torch.minimum(ends, spans[:, 1:]) - torch.maximum(starts, spans[:, :1])
         is_half = overlap >= 0.5 * (ends - starts)
-        fullest = torch.nn.functional.one_hot(overlap.argmax(1), logits.shape[1]).bool()
+        fullest = torch.nn.functional.one_hot(overlap.argmax(1), n_patches).bool()
         return is_half | fullest
+
+
+def picture_times(batches: Sequence[ClipBatch]) -> Tensor:
+    """When each picture is shown, (N, T) seconds from its clip's start; 0 where there is none."""
+    times = [torch.from_numpy(b.frame_time_s - b.start_s[:, None]) for b in batches]
+    return torch.cat(times).nan_to_num(0.0).float()
+
+
+def joined(tokens: Sequence[Tokens]) -> Tokens:
+    """Tokens of several batches, one behind the other, filled up to the longest."""
+    most = max(t.valid.shape[1] for t in tokens)
+
+    def filled_up(values: Sequence[Tensor]) -> Tensor:
+        shapes = [(len(v), most - v.shape[1], *v.shape[2:]) for v in values]
+        return torch.cat(
+            [torch.cat([v, v.new_zeros(s)], 1) for v, s in zip(values, shapes, strict=True)]
+        )
+
+    return Tokens(
+        filled_up([t.values for t in tokens]),
+        filled_up([t.middle_s for t in tokens]),
+        filled_up([t.valid for t in tokens]),
+    )
 
 
 def _chunks_of(which: Tensor, size: int) -> Iterator[Tensor]:

@@ -48,7 +48,7 @@ def clip_logits(hearing: PatchHearing, path: Path) -> torch.Tensor:
     batch, _ = read_clips(unit, probe(str(path)), load_config(), hearing.sample_rate_hz)
     with torch.inference_mode():
         logits, _ = hearing.net(torch.from_numpy(batch.samples[:1]))
-    valid = hearing.valid_patches(torch.from_numpy(batch.audio_valid[:1]), logits)
+    valid = hearing.valid_patches(torch.from_numpy(batch.audio_valid[:1]), logits.shape[1])
     return loudest(logits, valid)[0]
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from pipeline.bundles.spec import BundleError
 from pipeline.encoders.precision import fast_dtype
 from pipeline.records import ClipBatch, Word
 
@@ -167,6 +168,32 @@ class VideoNet(Network):
         with self.casting():
             out = self(frames, crop, n_crops)
         return out.float() if self.gives_probabilities else out.float().softmax(-1)
+
+
+class Overheard:
+    """What a network's classifier is given, as it is given it: the features that its answer is made of."""
+
+    def __init__(self, net: nn.Module, n_classes: int, bundle: str) -> None:
+        """Listen in to the last linear layer that answers for `n_classes`.
+
+        Raises:
+            BundleError: there is none.
+        """
+        layers = [m for m in net.modules() if isinstance(m, nn.Linear) and m.out_features == n_classes]
+        if not layers:
+            raise BundleError(
+                f"{bundle}: the classifier of {type(net).__name__} is not a linear layer, so it has no "
+                "features to learn from; expected another encoder"
+            )
+        self.dim = layers[-1].in_features
+        self._heard: list[Tensor] = []
+        layers[-1].register_forward_pre_hook(lambda _, given: self._heard.append(given[0]))
+
+    def take(self) -> Tensor:
+        """The features of all rows since the last time, (n, dim) float32, the mean over places."""
+        rows = [x.reshape(len(x), -1, self.dim).float().mean(1).cpu() for x in self._heard]
+        self._heard.clear()
+        return torch.cat(rows)
 
 
 @dataclass(frozen=True)
