@@ -54,18 +54,18 @@ def write_features(file: Path, batch: ClipBatch, streams: Mapping[str, Tokens]) 
 
 
 def read_features(file: Path, streams: Sequence[str] | None = None) -> UnitFeatures:
-    """What was told of a unit, of some streams or of all.
+    """What was told of a unit, of some streams or (None) of all.
 
     Raises:
         KeyError: a stream that was not told.
     """
     with safe_open(file, framework="pt") as held:
         names = list(dict.fromkeys(key.partition(".")[0] for key in held.keys() if "." in key))  # noqa: SIM118
-        absent = set(streams or ()) - set(names)
+        wanted = names if streams is None else streams
+        absent = set(wanted) - set(names)
         if absent:
             raise KeyError(f"{file}: no tokens of {min(absent)!r}; it has: {', '.join(names)}")
         told = {
-            name: Tokens(*(held.get_tensor(f"{name}.{part}") for part in _PARTS))
-            for name in streams or names
+            name: Tokens(*(held.get_tensor(f"{name}.{part}") for part in _PARTS)) for name in wanted
         }
         return UnitFeatures(held.get_tensor("start_s").numpy(), held.get_tensor("end_s").numpy(), told)
