@@ -625,6 +625,74 @@ def tune(
     )
 
 
+@app.command()
+def train(
+    config_file: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A YAML file; configs/train has an example.")
+    ],
+    overrides: Overrides = None,
+    out_dir: Annotated[
+        str | None, typer.Option("--out", help="Directory of the bundle; default: out, bundles/NAME.")
+    ] = None,
+    address: Address = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Read the manifest and say what would be trained.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Learn your own labels from a manifest of labelled videos; a bundle comes of it, for a run to use.
+
+    What is decoded is kept, and a training that was stopped goes on from its last checkpoint.
+
+    Examples:
+
+      reeltable train configs/train/finetune_example.yaml --set manifest=my_labels.csv
+
+      reeltable run videos/ --out tables --config bundles/my_labels/config.yaml
+    """
+    from jobs.train import TrainingError, outlook, prepare
+    from jobs.train import train as train_bundle
+    from pipeline.training.settings import load_train_config
+
+    more = [*(overrides or ()), *([f"out={json.dumps(out_dir)}"] if out_dir else ())]
+    work = _guarded(lambda: prepare(load_train_config(config_file, more)))
+    if dry_run:
+        _print_outlook(_guarded(lambda: outlook(work)), as_json)
+        return
+    try:
+        found = _guarded(lambda: train_bundle(work, address, err.print))
+    except TrainingError as e:
+        _fail(str(e), Exit.JOB_FAILED)
+    if as_json:
+        _print_json(dataclasses.asdict(found))
+    else:
+        for space, figure in found.measured.items():
+            out.print(f"{space}: {figure}", highlight=False)
+        out.print(
+            f"bundle {found.name} in {found.bundle}, after {found.n_steps} steps on {found.n_train} videos; "
+            f"reeltable run videos/ --out tables --config {found.config}",
+            highlight=False,
+        )
+    if found.failed:
+        raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _print_outlook(plan: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        _print_json(plan)
+        return
+    for space, counts in plan["spans"].items():
+        told = ", ".join(f"{label} ({n})" for label, n in counts.items())
+        out.print(f"{space}: {told}", highlight=False)
+    tested = f", {plan['n_tested']} only measured" if plan["n_tested"] else ""
+    out.print(
+        f"{plan['n_videos']} videos: {plan['n_train']} to learn from, {plan['n_held_out']} held out{tested}; "
+        f"{plan['n_units']} units, {plan['n_to_decode']} still to decode; bundle {plan['name']} on top of "
+        f"{plan['base']} would be {plan['bundle']}",
+        highlight=False,
+    )
+
+
 def _compare_fusions(fusion: str, data: str | None, work: str, as_json: bool) -> None:
     from jobs.evaluate import evaluate_fusion
 

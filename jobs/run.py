@@ -224,7 +224,7 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     """Units → decoded → encoded, as a lazy Ray Data set."""
     import ray
 
-    from jobs.stages import DecodeStage, EncodeStage, unit_table
+    from jobs.stages import EncodeStage, decoded, restarts
 
     cluster = ray.cluster_resources()
     n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
@@ -239,35 +239,19 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
     n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
-    table = unit_table(list(plan.todo))
-    share = max(1, min(16, len(table) // (n_decoders * 8)))
-    blocks = [table.slice(i, share) for i in range(0, len(table), share)]
-    # A worker that dies is begun again, but not for ever.
-    restarts: dict[str, Any] = {
-        "max_restarts": config.run.max_attempts,
-        "max_task_retries": config.run.max_attempts,
-    }
+    clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, n_decoders, watcher)
     # Different stages ask for different resources, so that Ray never runs one inside the other.
-    decoded = ray.data.from_arrow(blocks).map_batches(
-        DecodeStage,
-        fn_constructor_args=(config, plan.bundle.sample_rate_hz, watcher),
-        batch_size=1,
-        batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
-        num_cpus=1,
-        **restarts,
-    )
     resources: dict[str, Any] = (
         {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
     )
-    encoded = decoded.map_batches(
+    encoded = clips.map_batches(
         EncodeStage,
         fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=n_encoders),
         **resources,
-        **restarts,
+        **restarts(config),
     )
     if part is None or part.kind != offline.KIND:
         return encoded

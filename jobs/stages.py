@@ -79,6 +79,30 @@ class DecodeStage:
             return Decoded(unit, failure=failure, decode_s=seconds), None
 
 
+def decoded(
+    units: list[Unit], config: Config, sample_rate_hz: int, n_decoders: int, watcher: Any
+) -> ray.data.Dataset:
+    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task."""
+    table = unit_table(units)
+    share = max(1, min(16, len(table) // (n_decoders * 8)))
+    blocks = [table.slice(i, share) for i in range(0, len(table), share)]
+    return ray.data.from_arrow(blocks).map_batches(
+        DecodeStage,
+        fn_constructor_args=(config, sample_rate_hz, watcher),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
+        num_cpus=1,
+        **restarts(config),
+    )
+
+
+def restarts(config: Config) -> dict[str, Any]:
+    """A worker that dies is begun again, but not for ever."""
+    most = config.run.max_attempts
+    return {"max_restarts": most, "max_task_retries": most}
+
+
 class EncodeStage:
     """Holds the model and encodes the units of a batch together."""
 

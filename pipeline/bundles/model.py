@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -22,11 +22,14 @@ from pipeline.bundles.families import (
 )
 from pipeline.bundles.families.base import Caption, Captioner, Transcriber
 from pipeline.bundles.families.sentences import TextDecoder
+from pipeline.bundles.learned import MODALITIES, load_learned
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
 from pipeline.bundles.movement import make_movement
 from pipeline.bundles.senses import (
     PictureSight,
+    Sensed,
     Senses,
+    Tokens,
     make_hearing,
     make_sight,
     sound_at,
@@ -47,16 +50,22 @@ _SILENT_RMS = 1e-3  # −60 dB of full scale
 class Model:
     """Encoders, fusion and heads of one bundle on one device."""
 
-    def __init__(self, spec: BundleSpec, config: Config, device: str = "cpu") -> None:
+    def __init__(
+        self, spec: BundleSpec, config: Config, device: str = "cpu", *, tells: bool = False
+    ) -> None:
         """Load everything strictly.
+
+        Args:
+            tells: all senses tell tokens, as where something is to be learned from them.
 
         Raises:
             BundleError: weights are absent, altered, or do not fit.
         """
         self.spec, self.config, self.device = spec, spec.fitted(config), torch.device(device)
         self.runtime = Runtime.of(device, config.run)
-        self.sight = make_sight(spec, config.clips.length_s, self.runtime)
-        self.hearing = make_hearing(spec, self.runtime)
+        tells = tells or bool(spec.learned)
+        self.sight = make_sight(spec, config.clips.length_s, self.runtime, tells)
+        self.hearing = make_hearing(spec, self.runtime, tells)
         self.movement = make_movement(spec, self.runtime)
         self.sample_rate_hz = spec.sample_rate_hz
         self._read_phrases()
@@ -77,13 +86,20 @@ class Model:
                 f"numbers, its text has {self.dim}"
             )
         self.transcriber: Transcriber | None = self._load(spec.speech, SPEECH_KINDS)
+        self.learned = [
+            load_learned(part, spec.spaces, spec.name, spec.directory, self.device)
+            for part in spec.learned
+        ]
 
     def _read_phrases(self) -> None:
         sounds = {}
         if self.spec.sounds_file:
             sounds = yaml.safe_load(self.spec.text_file(self.spec.sounds_file).read_text("utf-8"))
         self.sound_phrases: dict[str, str] = sounds.get("phrases", {})
-        self.background = frozenset(sounds.get("background", ()))
+        learned = [space for part in self.spec.learned for space in part.spaces.values()]
+        self.background = frozenset(sounds.get("background", ())).union(
+            *(s.background for s in learned)
+        )
         parents: dict[str, list[str]] = sounds.get("parents", {})
         self.children = {kind: frozenset(names) for kind, names in parents.items()}
         self.generic = self.background | frozenset(sounds.get("generic", ()))
@@ -145,6 +161,7 @@ class Model:
         tokens, weights = self.meaning.fuse(seen, heard, present)
         embeddings = self._in_context(tokens, batches)
         labels = self._labels(senses, present)
+        self._add_learned(labels, told(senses), batches)
         stats = [s for batch in batches for s in picture_stats(batch)]
         is_silent = [s for batch in batches for s in _silence(batch)]
         evidence = [
@@ -231,6 +248,25 @@ class Model:
             for mine, more in zip(labels, picked, strict=True):
                 mine += more
         return [sorted(mine, key=lambda label: -label.score) for mine in labels]
+
+    def _add_learned(
+        self,
+        labels: Sequence[list[Label]],
+        tokens: Mapping[str, Tokens],
+        batches: Sequence[ClipBatch],
+    ) -> None:
+        """Labels of the vocabularies that were learned, each under the senses that it was told by."""
+        for part in self.learned:
+            scores, has = part.scores(tokens, batches)
+            by = {"fused": has.all(1), "video": has[:, 0] & ~has[:, 1], "audio": has[:, 1] & ~has[:, 0]}
+            for space, found in scores.items():
+                names = part.spec.spaces[space].names
+                for modality, there in by.items():
+                    picked = self._pick(found, names, space, modality, there)
+                    for mine, more in zip(labels, picked, strict=True):
+                        mine += more
+        for mine in labels:
+            mine.sort(key=lambda label: -label.score)
 
     def _own_labels(self, senses: Senses, present: Tensor) -> list[list[Label]]:
         """Labels of the encoders' own vocabularies."""
@@ -324,6 +360,12 @@ class Model:
             video_weight=float(weights[0]) if is_evident else None,
             audio_weight=float(weights[1]) if is_evident else None,
         )
+
+
+def told(senses: Sequence[Sensed | None]) -> dict[str, Tokens]:
+    """Tokens by stream, of the senses in the order in which `Model.sense` gives them."""
+    found = zip(MODALITIES, senses, strict=False)
+    return {name: s.tokens for name, s in found if s is not None and s.tokens is not None}
 
 
 def whole_sound(batch: ClipBatch, rate_hz: int) -> npt.NDArray[np.float32]:

@@ -49,6 +49,7 @@ class MotionSight:
     """What moves and how, by the small X3D of `pipeline.encoders.motion`."""
 
     modality = "video"
+    token_dim = TOKEN_DIM
 
     def __init__(self, bundle: BundleSpec, spec: MotionSpec, runtime: Runtime) -> None:
         if (spec.rate_hz, spec.height_px) != (RATE_HZ, SIZE_PX[0]):

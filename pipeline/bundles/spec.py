@@ -166,6 +166,41 @@ class TemporalSpec(_Part):
     num_heads: int = 4
 
 
+class StreamSpec(_Part):
+    """Tokens that a learned part reads."""
+
+    dim: int = Field(ge=1)  # numbers a token
+    modality: Literal["video", "audio"]  # which side of the fusion it stands on
+
+
+class LearnedSpaceSpec(_Part):
+    """A vocabulary that a learned part answers with; its floor and calibration stand in `spaces`."""
+
+    names: tuple[str, ...] = Field(min_length=1)
+    is_multi: bool = False  # each name for itself, not one of all
+    background: tuple[str, ...] = ()  # names that are labels, but never what happens
+
+
+class LearnedSpec(_Part):
+    """What `reeltable train` adds: a network over the senses' tokens that answers with the user's labels."""
+
+    weights: WeightFile
+    streams: dict[str, StreamSpec] = Field(min_length=1)
+    spaces: dict[str, LearnedSpaceSpec] = Field(min_length=1)
+    fusion: Literal["late", "early", "bottleneck"]
+    dim: int = Field(64, ge=1)  # of a fused token
+    depth: int = Field(2, ge=1)
+    num_heads: int = Field(4, ge=1)
+    context_depth: int = Field(1, ge=0)  # layers over the clips of a unit; 0: each clip for itself
+    text_dim: int = Field(0, ge=0)  # of the text space that its tokens were drawn to; 0: to none
+    tuned: dict[str, WeightFile] = Field(default_factory=dict)  # streams whose encoder it brings itself
+    licence: str
+    source: str
+
+    def weight_files(self) -> list[WeightFile]:
+        return [self.weights, *self.tuned.values()]
+
+
 class SpaceSpec(_Part):
     """How scores of a vocabulary become labels."""
 
@@ -209,6 +244,7 @@ class BundleSpec(_Part):
     embedding_dim: int | None = None  # where there is no text: the encoders' own spaces side by side
     pictures: PicturesSpec = PicturesSpec()
     temporal: TemporalSpec | None = None
+    learned: tuple[LearnedSpec, ...] = ()
     fusion: FusionSpec
     spaces: dict[str, SpaceSpec]
     objects_file: str | None = None  # everyday words over the picture encoder's classes
@@ -228,6 +264,7 @@ class BundleSpec(_Part):
     def _has_its_spaces(self) -> Self:
         needed = ["actions"] + [e.labels for e in (self.video, self.audio) if e is not None]
         needed += ["camera", "motion", "fights"] if self.motion is not None else []
+        needed += [name for part in self.learned for name in part.spaces]
         missing = [name for name in needed if name not in self.spaces]
         if missing:
             raise ValueError(f"spaces: {missing[0]!r} is missing; expected floor and calibration of it")
@@ -247,6 +284,7 @@ class BundleSpec(_Part):
         text = self.text
         files = [text.weights, text.config, text.tokenizer] if text else []
         files += [file for part in self.parts() for file in part.weight_files()]
+        files += [file for part in self.learned for file in part.weight_files()]
         return files + [part.weights for part in (self.motion, self.temporal) if part is not None]
 
     @property

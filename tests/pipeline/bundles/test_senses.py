@@ -25,7 +25,7 @@ def test_a_picture_token_is_the_mean_feature_of_its_squares_at_its_time(model):
     wide = dataclasses.replace(
         batch, frames=np.random.default_rng(0).integers(0, 255, (2, 3, 224, 300, 3), dtype=np.uint8)
     )
-    seen, _ = model.sense([wide])
+    seen, _, _ = model.sense([wide])
     tokens = seen.tokens
     assert tokens.values.shape == (2, 3, model.sight.token_dim)
     assert tokens.valid.tolist() == [[True] * 3, [True, False, True]]
@@ -39,7 +39,7 @@ def test_a_picture_token_is_the_mean_feature_of_its_squares_at_its_time(model):
 
 def test_a_patch_token_is_its_embedding_at_the_middle_of_the_patch(model):
     batch = make_batch(1)
-    _, heard = model.sense([batch])
+    _, heard, _ = model.sense([batch])
     tokens = heard.tokens
     with torch.inference_mode(), model.runtime.autocast():
         _, own = model.hearing.net(torch.from_numpy(batch.samples))
@@ -53,8 +53,8 @@ def test_units_of_other_lengths_are_told_as_if_alone(model):
     short = dataclasses.replace(
         short, samples=short.samples[:, :32_000], audio_valid=np.array([[0, 32_000]], np.int32)
     )
-    _, alone = model.sense([short])
-    _, both = model.sense([make_batch(1, seed=3), short, silent])
+    _, alone, _ = model.sense([short])
+    _, both, _ = model.sense([make_batch(1, seed=3), short, silent])
     n = alone.tokens.valid.shape[1]
     assert both.tokens.valid.sum(1).tolist() == [8, int(alone.tokens.valid.sum()), 0, 0]
     torch.testing.assert_close(both.tokens.values[1, :n], alone.tokens.values[0])
