@@ -3,8 +3,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v p
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+EVALUATE := $(BIN)/reeltable evaluate configs/eval/embedded.yaml
 
-.PHONY: demo test lint format calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion
+.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -27,8 +28,11 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+evaluate: $(STAMP)  ## measure every figure of the embedded bundle's model card and write it; resumes
+	$(EVALUATE)
+
 calibrate: $(STAMP)  ## fit the sound scores on ESC-10 and print what stands in bundle.yaml
-	$(BIN)/python -m tests.benchmarks.calibrate_sounds
+	$(EVALUATE) --only sound_calibration
 
 bench-decode: $(STAMP)  ## CPU cost of decoding against decord, PyAV, torchcodec and ffmpeg
 	$(BIN)/python -m tests.benchmarks.decode
@@ -43,7 +47,7 @@ bench-offset: $(STAMP)  ## how well the content tells the offset of sound and pi
 	$(BIN)/python -m tests.benchmarks.offset
 
 bench-captions: $(STAMP)  ## what the caption decoder is worth, and the calibration of its score
-	$(BIN)/python -m tests.benchmarks.captions
+	$(EVALUATE) --only captions_from_embedding --only captions_from_names --only real_captions
 
 train-captions: $(STAMP)  ## train the caption decoder; resumes from checkpoints/captions
 	$(BIN)/python -m pipeline.training.captions ../shared/data --work checkpoints/captions
@@ -59,7 +63,7 @@ train-motion: $(STAMP)  ## train the network that sees motion; resumes from chec
 	$(BIN)/python -m pipeline.training.motion ../shared/data --work checkpoints/motion
 
 bench-motion: $(STAMP)  ## what it is worth on pictures and folds that training never saw
-	$(BIN)/python -m tests.benchmarks.motion
+	$(EVALUATE) --only rendered_motion --only fights --only real_motion --only gmdcsa
 
 bench-tables: $(STAMP)  ## planning a million units, resuming over a hundred thousand records
 	$(BIN)/python -m tests.benchmarks.tables

@@ -506,18 +506,41 @@ def models_show(name: str, as_json: AsJson = False) -> None:
 
 @app.command()
 def evaluate(
-    manifest: Annotated[
+    target: Annotated[
         str | None,
         typer.Argument(
-            metavar="MANIFEST",
-            help="A .csv or .parquet with columns uri and label; start_s, end_s if need be.",
+            metavar="CONFIG|MANIFEST",
+            help="A .yaml of experiments; or labelled videos, a .csv or .parquet with columns uri and label; "
+            "start_s, end_s if need be. Several labels of one video: with | between.",
         ),
     ] = None,
     config_file: ConfigFile = None,
     overrides: Overrides = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--only", metavar="NAME", help="With a CONFIG: this experiment; may be repeated."),
+    ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="With a CONFIG: measure again what was measured before.")
+    ] = False,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="Where card, JSON and plots go; default: as the CONFIG says, or nowhere."
+        ),
+    ] = None,
     views: Annotated[
-        str, typer.Option(help="Looks a video, temporal x spatial, as the papers do it.")
+        str,
+        typer.Option(
+            help="With a MANIFEST: looks of a video network, temporal x spatial, as papers do it."
+        ),
     ] = "10x3",
+    space: Annotated[
+        str | None,
+        typer.Option(
+            help="With a MANIFEST: the vocabulary of its labels; default: the one that has them all."
+        ),
+    ] = None,
     fusion: Annotated[
         str | None,
         typer.Option(
@@ -532,35 +555,94 @@ def evaluate(
     ] = "checkpoints/fusion",
     as_json: AsJson = False,
 ) -> None:
-    """How often a bundle's video network names the right class: top-1 and top-5 over labelled videos.
+    """What a bundle is worth: the experiments of a CONFIG as a model card, or accuracy over labelled videos.
 
-    With --fusion: late, early and bottleneck fusion and each sense alone, trained on the same talking heads
-    and measured side by side.
+    A CONFIG names experiments; what still holds from before is not measured again. A MANIFEST names videos
+    with their labels; told is how often the bundle is right by sight, by sound and by both. With --fusion:
+    late, early and bottleneck fusion and each sense alone, trained on the same talking heads, side by side.
 
     Examples:
 
-      reeltable evaluate kinetics_val.csv --set bundle=kinetics-x3d --views 10x3
+      reeltable evaluate configs/eval/embedded.yaml --only esc10
+
+      reeltable evaluate kinetics_val.csv --set bundle=kinetics-x3d --views 10x3 --out accuracy
 
       reeltable evaluate --fusion all --data ../shared/data
     """
     if fusion is not None:
         _compare_fusions(fusion, data, work, as_json)
+    elif target is None:
+        _fail("expected a CONFIG, a MANIFEST, or --fusion with --data", Exit.USAGE)
+    elif target.lower().endswith((".yaml", ".yml")):
+        _evaluate_config(target, overrides or [], only or [], fresh, out_dir, as_json)
+    else:
+        config = _load(config_file, overrides)
+        _evaluate_manifest(target, config, views, space, out_dir, as_json)
+
+
+def _evaluate_config(
+    file: str, overrides: list[str], only: list[str], fresh: bool, out_dir: Path | None, as_json: bool
+) -> None:
+    from jobs.evaluate import evaluate_config
+
+    report, files = _guarded(
+        lambda: evaluate_config(file, overrides, err.print, only=only, fresh=fresh, out=out_dir)
+    )
+    if as_json:
+        _print_json(report.model_dump(mode="json"))
+    else:
+        for outcome in report.outcomes:
+            _print_outcome(outcome)
+        for written in files:
+            if written.suffix != ".png":
+                out.print(f"written: {written}", highlight=False)
+    states = [outcome.state for outcome in report.outcomes]
+    if "failed" in states or not ({"measured"} & set(states)):
+        raise typer.Exit(Exit.JOB_FAILED)
+    if "not measured" in states:
+        raise typer.Exit(Exit.SOME_FAILED)
+
+
+def _print_outcome(outcome: Any) -> None:
+    if outcome.state == "not asked":
         return
-    if manifest is None:
-        _fail("expected a MANIFEST, or --fusion with --data", Exit.USAGE)
-    from jobs.evaluate import evaluate_manifest
+    if outcome.measured is None:
+        out.print(f"{outcome.name}: {outcome.state}: {outcome.why}", highlight=False)
+        return
+    out.print(f"{outcome.name}:", highlight=False)
+    _print_figures(outcome.measured.figures)
+    from pipeline.evaluation.card import tables
+
+    for table in tables(outcome.measured):
+        out.print(f"\n{table}\n", highlight=False)
+
+
+def _print_figures(figures: Any) -> None:
+    for figure in figures:
+        interval = f" ({figure.interval})" if figure.interval else ""
+        n = "" if figure.n is None else f", n {figure.n:,}"
+        out.print(f"  {figure.told}: {figure.shown}{interval}{n}", highlight=False)
+
+
+def _evaluate_manifest(
+    manifest: str, config: Config, views: str, space: str | None, out_dir: Path | None, as_json: bool
+) -> None:
+    from jobs.evaluate import evaluate_manifest, write_accuracy
 
     temporal, _, spatial = views.partition("x")
     if not (temporal.isdigit() and spatial.isdigit() and int(temporal) and int(spatial)):
         _fail(f"--views {views!r}: expected temporal x spatial, such as 10x3", Exit.USAGE)
-    config = _load(config_file, overrides)
-    found, answers = _guarded(
-        lambda: evaluate_manifest(manifest, config, int(temporal), int(spatial), err.print)
+    n_views = (int(temporal), int(spatial))
+    found, figures, answers = _guarded(
+        lambda: evaluate_manifest(manifest, config, *n_views, err.print, space)
     )
+    written = []
+    if figures is not None and out_dir is not None:
+        written = _guarded(lambda: write_accuracy(found, figures, manifest, out_dir))
     if as_json:
-        _print_json(
-            {"accuracy": dataclasses.asdict(found), "answers": [dataclasses.asdict(a) for a in answers]}
-        )
+        told = [{k: v for k, v in vars(answer).items() if k != "scores"} for answer in answers]
+        shown_figures = figures.model_dump(mode="json") if figures else None
+        _print_json({"accuracy": vars(found), "measured": shown_figures, "answers": told})
     else:
         for answer in answers:
             if answer.problem:
@@ -575,6 +657,9 @@ def evaluate(
             + (f"; {found.n_unreadable} not read" if found.n_unreadable else ""),
             highlight=False,
         )
+        _print_figures(figures.figures if figures else ())
+        for file in written:
+            out.print(f"written: {file}", highlight=False)
     if found.n_unreadable:
         raise typer.Exit(Exit.SOME_FAILED if found.n else Exit.JOB_FAILED)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import dataclasses
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bundles.spec import find_bundle
-from pipeline.config import Config
-from pipeline.evaluation import Accuracy, Answer, Example, accuracy, evaluate
+from pipeline.config import Config, ConfigError
+from pipeline.evaluation.labelled import Accuracy, Answer, Examiner, Example, accuracy, measured
+from pipeline.evaluation.records import Measured, Outcome, Report
 from pipeline.media.guard import Guard, Limits
 from pipeline.records import MediaError, Unit
 from pipeline.sources import InputError, canonical_uri, manifest_rows, near_manifest
@@ -32,15 +33,25 @@ def evaluate_manifest(
     n_temporal: int,
     n_spatial: int,
     tell: Callable[[str], None],
-) -> tuple[Accuracy, list[Answer]]:
-    """Accuracy over a manifest's rows, and each answer.
+    space: str | None = None,
+) -> tuple[Accuracy, Measured | None, list[Answer]]:
+    """Accuracy over a manifest's rows, all figures where a row could be read, and each answer.
 
     Raises:
         InputError: no manifest, a row without a label, or with a time that is no number.
-        BundleError: the bundle cannot be used.
+        BundleError: the bundle cannot be used, or has no such vocabulary or class.
     """
     examples = _read(manifest)
     spec = find_bundle(config.bundle)
+    examiner = Examiner(
+        spec,
+        config,
+        examples,
+        n_temporal=n_temporal,
+        n_spatial=n_spatial,
+        space=space,
+        device=_device(config),
+    )
     limits = Limits(config.run.decode_deadline_s, config.run.decode_memory_mb)
     decoder, prober = Guard(_DECODE, limits), Guard(_PROBE, limits)
 
@@ -54,23 +65,67 @@ def evaluate_manifest(
 
     answers = []
     try:
-        for answer in evaluate(
-            spec,
-            config,
-            examples,
-            n_temporal=n_temporal,
-            n_spatial=n_spatial,
-            device=_device(config),
-            decode_unit=decoded,
-            examine=lambda *asked: prober.call(*asked)[0],
-        ):
+        for answer in examiner.answers(examples, decoded, lambda *asked: prober.call(*asked)[0]):
             answers.append(answer)
             if len(answers) % _TOLD_EVERY == 0:
                 tell(f"{len(answers)}/{len(examples)} videos")
     finally:
         decoder.close()
         prober.close()
-    return accuracy(answers, spec, n_temporal, n_spatial), answers
+    found = accuracy(answers, examiner)
+    return found, measured(answers, examiner) if found.n else None, answers
+
+
+def write_accuracy(found: Accuracy, figures: Measured, manifest: str, folder: Path) -> list[Path]:
+    """A card, JSON and plots of what a manifest came to; what was written."""
+    from pipeline.evaluation.card import write
+
+    name = Path(manifest).stem
+    outcome = Outcome(name=name, kind="manifest", state="measured", measured=figures)
+    report = Report(bundle=found.bundle, bundle_digest=found.bundle_digest, outcomes=(outcome,))
+    template = (
+        f"# {found.bundle} on {name}\n\nBundle {found.bundle} ({found.bundle_digest}), vocabulary "
+        f"{found.space}, {found.views} views.\n\n<!-- measured: {name} -->\n"
+    )
+    return write(template, report, {}, folder, name)
+
+
+def evaluate_config(
+    file: str,
+    overrides: Sequence[str],
+    tell: Callable[[str], None],
+    *,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    out: Path | None = None,
+) -> tuple[Report, list[Path]]:
+    """Measure the experiments of a config; what was found, and the files of the card.
+
+    No card is written where an experiment was not asked for and is not known from before, or where nothing at
+    all could be measured: it would say less than the one that is there.
+
+    Raises:
+        ConfigError: the config or its card cannot be used, or a package for plots is missing.
+        BundleError: the bundle cannot be used.
+    """
+    from pipeline.evaluation.card import check_names, write
+    from pipeline.evaluation.config import load_eval_config
+    from pipeline.evaluation.run import measure
+
+    config = load_eval_config(file, overrides)
+    prose = Path(file).parent / config.card
+    if not prose.is_file():
+        raise ConfigError(f"{file}: card: {prose} is not there; expected Markdown")
+    template = prose.read_text(encoding="utf-8")
+    check_names(template, config.experiments)
+    report = measure(config, tell, only, fresh=fresh)
+    left = [outcome.name for outcome in report.outcomes if outcome.state == "not asked"]
+    if left:
+        tell(f"no card is written: not measured yet: {', '.join(left)}")
+        return report, []
+    if not any(outcome.measured for outcome in report.outcomes):
+        return report, []
+    return report, write(template, report, config.sources, out or config.out, Path(file).stem)
 
 
 def evaluate_fusion(

@@ -54,7 +54,8 @@ def test_shots_without_their_package_exit_with_2_and_say_what_to_install(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "expected a MANIFEST, or --fusion with --data"),
+        ([], "expected a CONFIG, a MANIFEST, or --fusion with --data"),
+        (["nosuch.yaml"], "nosuch.yaml: no such file"),
         (["--fusion", "all"], "--fusion: expected --data"),
         (
             ["--fusion", "late,latest", "--data", "."],

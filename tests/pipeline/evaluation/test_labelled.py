@@ -1,4 +1,4 @@
-"""Accuracy over labelled videos, each looked at in many views."""
+"""Accuracy over labelled videos: looked at in many views, and by what each sense tells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from pipeline.bundles.spec import BundleError, find_bundle
 from pipeline.config import CONFIG_DIR, load_config
-from pipeline.evaluation import Example, accuracy, evaluate
+from pipeline.evaluation.labelled import Examiner, Example, accuracy, measured
 from pipeline.records import Unit
 from pipeline.understand import decode
 from tests.media_factory import flash_and_click
@@ -42,9 +42,16 @@ def video(tmp_path_factory):
 CONFIG = load_config(overrides=["labels.actions=[running, falling]", "run.precision=float32"])
 
 
+def examined(bundle, examples, n_temporal=1, n_spatial=1, config=CONFIG, space=None):
+    examiner = Examiner(
+        bundle, config, examples, n_temporal=n_temporal, n_spatial=n_spatial, space=space
+    )
+    return examiner, list(examiner.answers(examples))
+
+
 def test_the_answer_is_the_mean_over_views_in_time_and_space(bundle, video):
     """Against pytorchvideo's own forward on views that this test cuts by itself."""
-    (answer,) = evaluate(bundle, CONFIG, [Example(video, "archery")], n_temporal=2, n_spatial=3)
+    _, (answer,) = examined(bundle, [Example(video, "archery")], n_temporal=2, n_spatial=3)
     net = hub.x3d_xs(pretrained=False).eval()
     net.load_state_dict(torch.load(bundle.directory / "X3D_XS.pyth", weights_only=True)["model_state"])
     clips = CONFIG.clips.model_copy(
@@ -74,7 +81,7 @@ def test_the_answer_is_the_mean_over_views_in_time_and_space(bundle, video):
 
 
 def test_accuracy_counts_what_could_be_read(bundle, video, tmp_path):
-    (probe,) = evaluate(bundle, CONFIG, [Example(video, "archery")], n_temporal=1, n_spatial=1)
+    _, (probe,) = examined(bundle, [Example(video, "archery")])
     names = [name for name, _ in probe.best]
     (tmp_path / "bad.mp4").write_bytes(b"no video")
     examples = [
@@ -84,28 +91,68 @@ def test_accuracy_counts_what_could_be_read(bundle, video, tmp_path):
         Example(str(tmp_path / "bad.mp4"), "archery"),
         Example(video, "archery", 9.0),
     ]
-    answers = list(evaluate(bundle, CONFIG, examples, n_temporal=1, n_spatial=1))
+    examiner, answers = examined(bundle, examples)
     assert [a.rank for a in answers[:2]] == [1, 4]
     assert "not a readable media file" in answers[3].problem
     assert "nothing from 9 s" in answers[4].problem
-    found = accuracy(answers, bundle, 1, 1)
+    found = accuracy(answers, examiner)
     assert (found.n, found.n_unreadable) == (3, 2)
     n_first = sum(a.rank == 1 for a in answers if a.rank)
     assert found.top1 == pytest.approx(n_first / 3)
 
 
-def test_an_unknown_class_is_named(bundle, video):
+def test_an_unknown_class_or_vocabulary_is_named(bundle, video):
     with pytest.raises(BundleError, match="kinetics400 has no class 'flying'"):
-        list(evaluate(bundle, CONFIG, [Example(video, "flying")], n_temporal=1, n_spatial=1))
+        examined(bundle, [Example(video, "archery|flying")])
+    with pytest.raises(BundleError, match="no vocabulary 'colours'"):
+        examined(bundle, [Example(video, "archery")], space="colours")
 
 
-def test_a_bundle_that_looks_at_single_pictures_is_refused(video):
-    with pytest.raises(BundleError, match="expected a video network"):
-        list(
-            evaluate(
-                find_bundle("embedded"), CONFIG, [Example(video, "dog")], n_temporal=1, n_spatial=1
-            )
-        )
+ACTIONS = load_config(overrides=["labels.actions=[driving car, riding a bike, training dog, cooking]"])
+
+
+@pytest.fixture(scope="module")
+def dog(shared_media):
+    """One clip seen and heard, one only seen, one whose file is damaged."""
+    clips = shared_media / "clips"
+    return [
+        Example(str(clips / "vggsound_3qesirWAGt4_dog.mp4"), "training dog", 0.0, 4.0),
+        Example(str(clips / "skv_bikes.mp4"), "riding a bike", 0.0, 4.0),
+    ]
+
+
+def test_each_sense_and_both_are_told_from_one_pass(dog):
+    examiner, answers = examined(find_bundle("embedded"), dog, config=ACTIONS)
+    assert examiner.vocabulary.space == "actions"
+    assert list(answers[0].scores) == ["all senses", "sight", "sound"]
+    assert list(answers[1].scores) == ["all senses", "sight"]  # it has no sound
+    assert (answers[1].scores["all senses"] == answers[1].scores["sight"]).all()
+    assert answers[0].rank == 1
+    assert dict(answers[0].best)["training dog"] == pytest.approx(
+        answers[0].scores["all senses"].max(), abs=1e-6
+    )
+    figures = {f.key: f for f in measured(answers, examiner).figures}
+    assert [figures[key].n for key in ("all_senses_top1", "sight_top1", "sound_top1")] == [2, 2, 1]
+    assert figures["sound_of_both_top1"].n == 1
+    assert figures["sight_top1"].low < figures["sight_top1"].value
+
+
+def test_several_labels_give_mean_average_precision(dog):
+    several = [Example(dog[0].uri, "training dog | cooking", 0.0, 4.0), dog[1]]
+    examiner, answers = examined(find_bundle("embedded"), several, config=ACTIONS)
+    assert answers[0].rank == 1  # one of its labels is first
+    found = measured(answers, examiner)
+    keys = [figure.key for figure in found.figures]
+    assert "all_senses_map" in keys
+    assert [plot.kind for plot in found.plots] == ["reliability", "precision_recall"]
+
+
+def test_the_vocabulary_of_one_sense_is_asked_of_that_sense(dog):
+    heard = [Example(dog[0].uri, "Dog", 0.0, 4.0), Example(dog[1].uri, "Speech", 0.0, 4.0)]
+    examiner, answers = examined(find_bundle("embedded"), heard, config=ACTIONS)
+    assert examiner.vocabulary.space == "audioset"
+    assert answers[0].rank is not None
+    assert answers[1].problem.endswith("no sound")
 
 
 def test_the_command_reads_a_manifest_and_tells_accuracy(bundle, video, tmp_path):
@@ -119,6 +166,20 @@ def test_the_command_reads_a_manifest_and_tells_accuracy(bundle, video, tmp_path
     assert [answer["label"] for answer in told["answers"]] == ["archery", "bowling"]
     assert told["accuracy"]["views"] == "1 × 1"
     assert len(told["answers"][0]["best"]) == 5
+    assert {f["key"] for f in told["measured"]["figures"]} == {
+        "sight_top1",
+        "sight_top5",
+        "sight_calibration_error",
+    }
+    written = CliRunner().invoke(
+        app, ["evaluate", str(manifest), "--views", "1x1", *more, "--out", str(tmp_path / "card")]
+    )
+    assert written.exit_code == 0, written.output
+    card = (tmp_path / "card" / "val.md").read_text()
+    assert "sight: top-1" in card
+    assert "(val/val-confusion.png)" in card
+    assert (tmp_path / "card" / "val" / "val-confusion.png").stat().st_size > 1000
+    assert json.loads((tmp_path / "card" / "val.json").read_text())["bundle"] == bundle.name
     wrong = CliRunner().invoke(app, ["evaluate", str(manifest), "--views", "ten"])
     assert wrong.exit_code == 2
     manifest.write_text(f"uri\n{video}\n")
