@@ -17,14 +17,10 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from jobs import offline
 from jobs.plan import Plan, make_plan
-from pipeline.bundles.families import load_part
-from pipeline.bundles.fetch import fetch
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
-from pipeline.sync.shots import check_detector
 from pipeline.tables.commit import recover
 from pipeline.tables.lease import lease
 from pipeline.tables.ledger import Ledger, read_ledger
@@ -116,6 +112,8 @@ def run(
     config = bundle.at_its_place(bundle.fitted(config))
     _check_captioner(bundle, config)
     if config.clips.mode == "shots":
+        from pipeline.sync.shots import check_detector
+
         check_detector()
     store = Store(out)
     with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
@@ -158,6 +156,8 @@ def _run(
     recover(store, ledger.records, ledger.replaced)
     bundle = find_bundle(config.bundle)
     if config.run.allow_network:
+        from pipeline.bundles.fetch import fetch
+
         fetch(bundle)
     _check_dim(store, ledger, bundle)
     on_progress(Progress("planning", len(listing.sources)))
@@ -224,7 +224,9 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     """Units → decoded → encoded, as a lazy Ray Data set."""
     import ray
 
+    from jobs import offline
     from jobs.stages import DecodeStage, EncodeStage, unit_table
+    from pipeline.bundles.families import load_part
 
     cluster = ray.cluster_resources()
     n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
