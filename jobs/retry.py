@@ -23,7 +23,6 @@ def with_retries(
     n_retries: int,
     on_retry: Callable[[Exception, float], None],
     is_final: Callable[[Exception], bool] = lambda _: False,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> T:
     """What `work` gives, in at most `n_retries` tries more than one.
 
@@ -44,4 +43,4 @@ def with_retries(
                 raise
             seconds = pause_s(attempt)
             on_retry(e, seconds)
-            sleep(seconds)
+            time.sleep(seconds)
