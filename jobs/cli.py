@@ -9,35 +9,29 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
-from datetime import UTC, date, datetime
-from enum import IntEnum
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, TypeVar, overload
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.cli_cluster import schedule, submit
+from jobs.console import AsJson, Exit, err, out
+from jobs.console import fail as _fail
+from jobs.console import guarded as _guarded
+from jobs.console import load as _load
+from jobs.console import parsed_day as _day
+from jobs.console import print_json as _print_json
 from pipeline import __version__
-from pipeline.config import Config, ConfigError, load_config, read_values
-from pipeline.sources import InputError, Listing, list_sources
+from pipeline.config import Config, ConfigError, read_values
+from pipeline.sources import InputError, Listing, list_sources, without_secrets
 
 T = TypeVar("T")
 _MOST_FAILURES = 10
-out = Console(soft_wrap=True, markup=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
-
-
-class Exit(IntEnum):
-    """What the shell or a scheduler is told."""
-
-    OK = 0
-    JOB_FAILED = 1
-    USAGE = 2
-    SOME_FAILED = 3
 
 
 app = typer.Typer(
@@ -50,6 +44,8 @@ app = typer.Typer(
 )
 models = typer.Typer(no_args_is_help=True, help="Bundles: the models that a run can use.")
 app.add_typer(models, name="models")
+app.add_typer(submit, name="submit")
+app.add_typer(schedule, name="schedule")
 
 Inputs = Annotated[
     list[str],
@@ -67,10 +63,41 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one key, such as clips.length_s=2."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for a program to read.")]
 Day = Annotated[
     str | None,
-    typer.Option("--date", help="Logical date of new rows, 2026-01-31; default: today, UTC."),
+    typer.Option(
+        "--date",
+        help="Logical date of new rows, 2026-01-31, today or yesterday; default: today, UTC. It stands for "
+        "{date} in an INPUT.",
+    ),
+]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        "--since",
+        metavar="DATE",
+        help="A run for each day from this one to --date, in order: INPUT names its day with {date}, or "
+        "{date:%Y/%m/%d}.",
+    ),
+]
+CatchUp = Annotated[
+    bool,
+    typer.Option("--catch-up", help="--since the day after the last one that a run has done."),
+]
+Retries = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="N", help="Try a job that fails as a whole so often again, after longer pauses."
+    ),
+]
+JobId = Annotated[
+    str | None,
+    typer.Option(
+        "--job-id",
+        metavar="ID",
+        help="Run as this job of a scheduler: the run's record names it, and failed units alone exit with 0, "
+        "so that no scheduler repeats a job for one bad file.",
+    ),
 ]
 Address = Annotated[
     str | None,
@@ -117,12 +144,16 @@ def run(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     day: Day = None,
+    since: Since = None,
+    catch_up: CatchUp = False,
     address: Address = None,
     retry_failures: RetryFailures = False,
     force: Force = False,
     wait_s: WaitS = 0.0,
+    retries: Retries = 0,
     correct_sync: CorrectSync = False,
     max_failed_share: MaxFailedShare = None,
+    job_id: JobId = None,
     as_json: AsJson = False,
 ) -> None:
     """Plan, decode, encode and write the tables; what is done already is left alone.
@@ -132,33 +163,75 @@ def run(
       reeltable run videos/ --out tables
 
       reeltable run s3://lake/2026/ --out s3://tables --config embedded --set clips.length_s=2
+
+      reeltable run 's3://lake/dt={date}/' --out s3://tables --date yesterday --catch-up --retries 3
     """
+    from jobs.days import as_recorded, fill
+    from jobs.run import Origin
+
     config = _load(config_file, [*(overrides or ()), *(["sync.correct=true"] if correct_sync else ())])
-    listing = _list(inputs)
+    days = _days(inputs, out_dir, config, _day(day), since, catch_up)
     options = {
-        "dt": _day(day),
         "address": address,
         "retry_failures": retry_failures,
         "force": force,
         "wait_s": wait_s,
+        "origin": Origin(tuple(as_recorded(inputs)), job_id),
     }
-    report = _run(listing, out_dir, config, as_json, **options)
-    raise typer.Exit(_exit_code(report, max_failed_share))
+    reports = []
+    is_one = since is None and not catch_up
+    for dt in days.days:
+        listing = _list(fill(inputs, dt), may_be_empty=not is_one)
+        if listing is not None:
+            if not is_one:
+                err.print(f"{dt}:")
+            reports.append(_run(listing, out_dir, config, retries, dt=dt, **options))
+            if not as_json:
+                _print_report(reports[-1], out_dir)
+    if as_json:
+        told = [dataclasses.asdict(report) for report in reports]
+        _print_json(told[0] if is_one else told)
+    if not reports and not days.is_proven:
+        _fail(f"no video on {days.days[0]} to {days.days[-1]}; see the warnings", Exit.USAGE)
+    ends = {_exit_code(report, max_failed_share) for report in reports}
+    code = next((c for c in (Exit.JOB_FAILED, Exit.SOME_FAILED) if c in ends), Exit.OK)
+    raise typer.Exit(Exit.OK if job_id and code is Exit.SOME_FAILED else code)
 
 
-def _run(
-    listing: Listing,
-    out_dir: str,
-    config: Config,
-    as_json: bool,
-    **options: Any,
+def _days(
+    inputs: list[str], out_dir: str, config: Config, last: str, since: str | None, catch_up: bool
 ) -> Any:
+    from jobs.days import Days, days_until, missed_days, parse_day, recorded_days
+    from jobs.plan import result_digest_of
+    from pipeline.tables.store import Store
+
+    def found() -> Days:
+        if since is None and not catch_up:
+            return Days((last,), False)
+        if since is not None and catch_up:
+            raise ConfigError("--since and --catch-up: expected one of them")
+        digest = result_digest_of(config)
+        if catch_up:
+            return missed_days(Store(out_dir), last, inputs, digest)
+        days = days_until(last, inputs, parse_day(str(since)))
+        return Days(days, bool(recorded_days(Store(out_dir), inputs, digest)))
+
+    days: Days = _guarded(found)
+    if len(days.days) > 1:
+        err.print(f"{len(days.days)} days, {days.days[0]} to {days.days[-1]}")
+    return days
+
+
+def _run(listing: Listing, out_dir: str, config: Config, retries: int = 0, **options: Any) -> Any:
     from jobs.progress import progress_printer
+    from jobs.retry import with_retries
     from jobs.run import run as run_job
+    from pipeline.bundles.spec import BundleError
 
     with progress_printer(err) as on_progress:
-        report = _guarded(
-            lambda: run_job(
+
+        def once() -> Any:
+            return run_job(
                 listing,
                 out_dir,
                 config,
@@ -166,12 +239,17 @@ def _run(
                 on_wait=lambda owner: err.print(f"waiting for {owner}"),
                 **options,
             )
+
+        return _guarded(
+            lambda: with_retries(
+                once,
+                retries,
+                lambda e, s: err.print(
+                    f"failed: {without_secrets(str(e))}; again in {s:.0f} s", markup=False
+                ),
+                lambda e: isinstance(e, (BundleError, InputError, ConfigError)),
+            )
         )
-    if as_json:
-        _print_json(dataclasses.asdict(report))
-    else:
-        _print_report(report, out_dir)
-    return report
 
 
 def _exit_code(report: Any, max_failed_share: float | None) -> Exit:
@@ -345,8 +423,11 @@ def demo(
     from jobs.demo import first_rows, sample_videos
 
     videos = _guarded(sample_videos)
-    report = _run(_list(videos), out_dir, _load(None, overrides), as_json, dt=_day(None))
-    if not as_json:
+    report = _run(_list(videos), out_dir, _load(None, overrides), dt=_day(None))
+    if as_json:
+        _print_json(dataclasses.asdict(report))
+    else:
+        _print_report(report, out_dir)
         out.print(f"\nThe tables are in {os.path.abspath(out_dir)}. The first rows of clips/:\n")
         for line in first_rows(out_dir):
             out.print(line, highlight=False, markup=False)
@@ -863,62 +944,31 @@ def models_verify(
     out.print(f"{found.bundle} {found.digest}: {said}", highlight=False)
 
 
-def _load(config_file: str | None, overrides: list[str] | None) -> Config:
-    try:
-        return load_config(config_file, overrides or ())
-    except ConfigError as e:
-        _fail(str(e), Exit.USAGE)
-
-
-def _list(inputs: list[str]) -> Listing:
+@overload
+def _list(inputs: list[str]) -> Listing: ...
+@overload
+def _list(inputs: list[str], *, may_be_empty: bool) -> Listing | None: ...
+def _list(inputs: list[str], *, may_be_empty: bool = False) -> Listing | None:
     try:
         listing = list_sources(inputs)
     except InputError as e:
-        _fail(str(e), Exit.USAGE)
+        if not may_be_empty:
+            _fail(str(e), Exit.USAGE)
+        err.print(f"warning: {without_secrets(str(e))}")
+        return None
     for problem in listing.problems:
         err.print(f"warning: {problem}")
     return listing
 
 
-def _day(day: str | None) -> str:
-    if day is None:
-        return datetime.now(UTC).date().isoformat()
-    try:
-        return date.fromisoformat(day).isoformat()
-    except ValueError:
-        _fail(f"--date {day!r}: expected a date such as 2026-01-31", Exit.USAGE)
-
-
-def _guarded(work: Callable[[], T], bundle_exit: Exit = Exit.USAGE) -> T:
-    """Do `work`; what a person can mend is one line, not a traceback."""
-    from pipeline.bundles.spec import BundleError
-    from pipeline.tables.store import TableError
-
-    try:
-        return work()
-    except BundleError as e:
-        _fail(str(e), bundle_exit)
-    except (InputError, ConfigError) as e:
-        _fail(str(e), Exit.USAGE)
-    except (TableError, ConnectionError) as e:
-        _fail(str(e), Exit.JOB_FAILED)
-    except KeyboardInterrupt:
-        _fail(
-            "stopped; what is committed stays, and the same command goes on from there", Exit.JOB_FAILED
-        )
-
-
-def _fail(message: str, code: Exit) -> NoReturn:
-    err.print(f"error: {message}", markup=False)
-    raise typer.Exit(code)
-
-
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def main() -> None:
     """Entry point of the command."""
+    # A scheduler's stop is a person's Ctrl-C: the lease is given back and Ray is shut down.
+    signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()
     except SystemExit as e:

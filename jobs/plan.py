@@ -72,6 +72,16 @@ def make_plan(
     return Plan(bundle, digest, listing.sources, tuple(todo), n_units, n_failed)
 
 
+def result_digest_of(config: Config) -> str:
+    """The result digest of a run with `config`.
+
+    Raises:
+        BundleError: the config names a bundle that cannot be used.
+    """
+    bundle = find_bundle(config.bundle)
+    return bundle.fitted(config).result_digest(bundle.digest())
+
+
 def cut_units(
     source: Source, duration_s: float | None, config: Config, result_digest: str
 ) -> Iterator[Unit]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import signal
 import sys
 import threading
 import time
@@ -12,19 +13,15 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from jobs import offline
 from jobs.plan import Plan, make_plan
-from pipeline.bundles.families import load_part
-from pipeline.bundles.fetch import fetch
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
-from pipeline.sync.shots import check_detector
 from pipeline.tables.commit import recover
 from pipeline.tables.lease import lease
 from pipeline.tables.ledger import Ledger, read_ledger
@@ -67,6 +64,16 @@ class RunReport:
     config: dict[str, Any]
     started_at: str
     versions: dict[str, str]
+    inputs: tuple[str, ...] = ()
+    job_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """On whose behalf a run is made, for its record."""
+
+    inputs: tuple[str, ...] = ()  # as they were asked for, without secrets; a `{date}` is not filled in
+    job_id: str | None = None  # the cluster job or scheduler's run that this is
 
 
 @dataclass(frozen=True)
@@ -94,6 +101,7 @@ def run(
     retry_failures: bool = False,
     force: bool = False,
     wait_s: float = 0.0,
+    origin: Origin | None = None,
     on_progress: Report = lambda _: None,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
@@ -116,6 +124,8 @@ def run(
     config = bundle.at_its_place(bundle.fitted(config))
     _check_captioner(bundle, config)
     if config.clips.mode == "shots":
+        from pipeline.sync.shots import check_detector
+
         check_detector()
     store = Store(out)
     with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
@@ -129,6 +139,7 @@ def run(
             on_progress,
             run_id,
             started_at,
+            origin or Origin(),
         )
 
 
@@ -152,12 +163,15 @@ def _run(
     on_progress: Report,
     run_id: str,
     started_at: datetime,
+    origin: Origin,
 ) -> RunReport:
     started = time.perf_counter()
     ledger = read_ledger(store)
     recover(store, ledger.records, ledger.replaced)
     bundle = find_bundle(config.bundle)
     if config.run.allow_network:
+        from pipeline.bundles.fetch import fetch
+
         fetch(bundle)
     _check_dim(store, ledger, bundle)
     on_progress(Progress("planning", len(listing.sources)))
@@ -175,6 +189,7 @@ def _run(
     report = _report(
         store, ledger, plan, provenance, config, dt, seconds, plan_s, started, started_at.isoformat()
     )
+    report = replace(report, inputs=origin.inputs, job_id=origin.job_id)
     if plan.todo:
         store.write_json(f"{RUNS}/{run_id}.json", asdict(report))
     return report
@@ -203,11 +218,14 @@ def _execute(
     on_progress(Progress("starting", len(plan.todo)))
     with _ray(address):
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from jobs.sink import TableSink
         from jobs.stages import Watcher
 
-        watcher = Watcher.remote()  # type: ignore[attr-defined]
+        # On this node, because any other may die and take what was counted with it.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        watcher = Watcher.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         start_s = time.perf_counter() - started
         with _unwrapped(), _watched(watcher, len(plan.todo), on_progress):
             data = _pipeline(plan, config, provenance, watcher)
@@ -224,7 +242,9 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     """Units → decoded → encoded, as a lazy Ray Data set."""
     import ray
 
+    from jobs import offline
     from jobs.stages import EncodeStage, decoded, restarts
+    from pipeline.bundles.families import load_part
 
     cluster = ray.cluster_resources()
     n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
@@ -273,6 +293,7 @@ def _ray(address: str | None) -> Iterator[None]:
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")
+    on_term = signal.getsignal(signal.SIGTERM)
     with _silent_stderr():
         ray.init(
             address=address or "local",
@@ -280,6 +301,8 @@ def _ray(address: str | None) -> Iterator[None]:
             log_to_driver=False,
             logging_level=logging.ERROR,
         )
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_term)  # Ray puts its own in place
     # The named parameters that Ray asks for instead do not cover restarts yet.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
     context = ray.data.DataContext.get_current()

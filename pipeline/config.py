@@ -12,6 +12,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -147,6 +148,8 @@ class CaptionConfig(_Section):
     def _is_http(cls, url: str | None) -> str | None:
         if url is not None and not url.startswith(("http://", "https://")):
             raise ValueError("expected http://host:port/v1")
+        if url is not None and (urlsplit(url).username or "?" in url):
+            raise ValueError("expected no user, password or query: the key is REELTABLE_VLM_KEY's")
         return url
 
 
@@ -317,7 +320,8 @@ def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
             lines.append(f"unknown key {key!r}; the nearest valid one is {close[0]!r}")
         else:
             got = problem.get("input")
-            shown = "" if isinstance(got, dict) else f", got {got!r}"
+            is_told = not isinstance(got, dict) and key != "captions.url"  # which may hold a password
+            shown = f", got {got!r}" if is_told else ""
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{key or 'config'}: {message}{shown}")
     return f"{where} (with any --set): " + "; ".join(dict.fromkeys(lines))

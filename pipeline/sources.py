@@ -10,6 +10,7 @@ import fnmatch
 import glob
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -53,8 +54,12 @@ MANIFEST_SUFFIXES = frozenset([".txt", ".csv", ".parquet"])
 _SIGNING = (
     "x-amz-*", "x-goog-*", "awsaccesskeyid", "googleaccessid", "signature", "expires", "sig", "se",
     "sp", "sv", "sr", "st", "spr", "skoid", "sktid", "skt", "ske", "sks", "skv", "token", "key-pair-id",
-    "policy", "security-token",
+    "policy", "security-token", "access_token", "api_key", "apikey", "password", "secret",
 )  # fmt: skip
+_USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
+_SIGNED = re.compile(
+    r"(?i)(?<=[?&])(" + "|".join(key.replace("*", r"[\w-]*") for key in _SIGNING) + r")=[^&\s'\"#]+"
+)
 
 
 class InputError(Exception):
@@ -84,7 +89,7 @@ def list_sources(inputs: Sequence[str]) -> Listing:
     for given in inputs:
         sources = list(_expand(given))
         if not sources:
-            problems.append(_nothing_in(given))
+            problems.append(without_secrets(_nothing_in(given)))
         for source in sources:
             found.setdefault(source.uri, source)
     if not found:
@@ -104,6 +109,11 @@ def canonical_uri(uri: str) -> str:
         if not any(fnmatch.fnmatch(key.lower(), pattern) for pattern in _SIGNING)
     ]
     return f"{parts.scheme}://{host}{parts.path}" + (f"?{urlencode(query)}" if query else "")
+
+
+def without_secrets(text: str) -> str:
+    """`text`, a message or a URL, with no user, password or signature in any URL that it holds."""
+    return _SIGNED.sub(r"\1=…", _USERINFO.sub("", text))
 
 
 def _expand(given: str) -> Iterator[Source]:
@@ -144,7 +154,7 @@ def _expand_url(url: str) -> Iterator[Source]:
         for name in sorted(names):
             yield _remote_source(fs, fs.unstrip_protocol(name) if name != path else url, name)
     except (OSError, ValueError, ImportError) as e:
-        raise InputError(f"{canonical_uri(url)}: cannot be listed: {e}") from e
+        raise InputError(without_secrets(f"{canonical_uri(url)}: cannot be listed: {e}")) from e
 
 
 def _local_source(path: str, **more: Any) -> Source:
@@ -212,11 +222,10 @@ def manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:
                 return [{"uri": line} for line in stripped if line and not line.startswith("#")]
             table = pa.csv.read_csv(handle) if suffix == ".csv" else pa.parquet.read_table(handle)
     except (OSError, UnicodeDecodeError, pa.ArrowInvalid) as e:
-        raise InputError(f"{file}: not a readable manifest: {e}") from e
+        raise InputError(without_secrets(f"{file}: not a readable manifest: {e}")) from e
     if "uri" not in table.column_names:
-        raise InputError(
-            f"{file}: a manifest needs a column 'uri'; found: {', '.join(table.column_names)}"
-        )
+        columns = ", ".join(table.column_names)
+        raise InputError(f"{without_secrets(file)}: a manifest needs a column 'uri'; found: {columns}")
     return [row for row in table.to_pylist() if row["uri"]]
 
 

@@ -181,7 +181,8 @@ class Examiner:
     def _sense(self, batch: ClipBatch, length_s: float) -> tuple[Sensed | None, Sensed | None]:
         sight, hearing = self.model.sight, self.model.hearing
         if not isinstance(sight, ClipSight):
-            return self.model.sense([batch])
+            seen, heard, _ = self.model.sense([batch])
+            return seen, heard
         frames = [self.model.runtime.upload(batch.frames)]
         fine = sight.look([batch], frames, length_s, self.n_temporal, self.n_spatial)
         heard = hearing.perceive([batch]) if hearing and self.vocabulary.told_by != SIGHT else None

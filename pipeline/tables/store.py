@@ -20,6 +20,7 @@ FORMAT_VERSION = 3  # of files and records; a reader reads this one and every ol
 _VERSION_KEY = b"reeltable_format"
 _TEMPORARY = re.compile(r"_[0-9a-f]{32}\.tmp")
 _READS_AT_ONCE = 16
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 class TableError(Exception):
@@ -34,6 +35,12 @@ class Store:
     """An output directory by its path or fsspec URL; every path given is relative to it."""
 
     def __init__(self, root: str) -> None:
+        if _PASSWORD.search(root):
+            where = _PASSWORD.sub("://", root)
+            raise TableError(
+                f"{where}: expected no password in the URL of an output: it would end in logs; credentials "
+                "come from the environment"
+            )
         # Absolute, because a cluster's workers stand in other directories.
         self.root = root.rstrip("/") if "://" in root else os.path.abspath(root)
         try:

@@ -30,7 +30,7 @@ def call(*arguments):
         (["--set", "run.device=tpu"], "run.device"),
         (["--config", "nosuch.yaml"], "nosuch.yaml: no such config file"),
         (["--set", "bundle=nosuch"], "bundle 'nosuch' is unknown"),
-        (["--date", "yesterday"], "expected a date such as 2026-01-31"),
+        (["--date", "someday"], "expected a date such as 2026-01-31"),
     ],
 )
 def test_bad_usage_exits_with_2_and_names_what_was_wrong(tmp_path, video_file, arguments, said):

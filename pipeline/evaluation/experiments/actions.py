@@ -10,14 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch.nn import functional as F
 
 from pipeline.bundles.model import Model
 from pipeline.config import Config, load_config
-from pipeline.encoders.motion import N_PICTURES, RATE_HZ, SIZE_PX, MotionNet, levels
-from pipeline.encoders.motion_energy import statistics
+from pipeline.encoders.motion import N_PICTURES, RATE_HZ
 from pipeline.evaluation.experiments.base import Experiment, Lab
-from pipeline.evaluation.experiments.motion import load_motion
 from pipeline.evaluation.experiments.sounds import summary
 from pipeline.evaluation.linear import binary_scores
 from pipeline.evaluation.records import Figure, Measured, Table, precision_recall_plot
@@ -32,7 +29,6 @@ Array = npt.NDArray[Any]
 _WINDOW_S, _STRIDE_S = 2.0, 1.0
 _ACTION = re.compile(r"([A-Za-z]+)\s*(?:\([A-Z]+\))?\s*\[([^\]]*)\]")
 _SPAN = re.compile(r"([\d.]+)\s*to\s*([\d.]+)")
-_LUMA = (0.299, 0.587, 0.114)
 _SENSES = ("motion", "pictures", "sound")
 # What a model is fitted to, and what of that it is given.
 _WAYS = {
@@ -179,7 +175,8 @@ def _read(lab: Lab) -> Windows:
         ]
     )
     assert round(_WINDOW_S * RATE_HZ) == N_PICTURES  # the motion network's own window
-    model, net = Model(lab.bundle, config), load_motion()
+    model = Model(lab.bundle, config)
+    config = model.config
     features: dict[str, list[Array]] = {sense: [] for sense in _SENSES}
     video: list[int] = []
     actions: list[dict[str, float]] = []
@@ -190,7 +187,7 @@ def _read(lab: Lab) -> Windows:
         there = np.flatnonzero(~batch.is_padded & batch.has_video)
         if not len(there):
             there = np.flatnonzero(batch.has_video)[:1]
-        for sense, values in _features(model, net, batch).items():
+        for sense, values in _features(model, batch).items():
             features[sense].append(values[there])
         video += [number] * len(there)
         actions += [_within(spans, float(batch.start_s[i]), float(batch.end_s[i])) for i in there]
@@ -214,20 +211,17 @@ def _within(
 
 
 @torch.no_grad()
-def _features(model: Model, net: MotionNet, batch: ClipBatch) -> dict[str, Array]:
+def _features(model: Model, batch: ClipBatch) -> dict[str, Array]:
     """What each sense tells of each clip, (N, D); NaN where it is absent."""
-    seen, heard = model.sense([batch])
+    seen, heard, moved = model.sense([batch])
     assert seen is not None
     assert heard is not None
+    assert moved is not None
     assert seen.tokens is not None
     assert heard.tokens is not None
-    frames = torch.from_numpy(batch.frames).float()  # (N, T, H, W, 3)
-    grey = (frames * torch.tensor(_LUMA)).sum(-1)
-    small = F.interpolate(grey, SIZE_PX, mode="area").round()  # (N, T, *SIZE_PX)
-    last = net.see(levels(small))[1]
-    motion = torch.cat([last.mean((2, 3, 4)), last.mean((3, 4)).amax(2), statistics(levels(small))], 1)
+    assert moved.tokens is not None
     return {
-        "motion": motion.numpy().astype(np.float64),
+        "motion": summary(moved.tokens),
         "pictures": summary(seen.tokens),
         "sound": summary(heard.tokens),
     }
