@@ -21,6 +21,7 @@ from typing import Any
 from jobs.plan import make_plan
 from jobs.run import _decode_workers, _ray, _watched
 from pipeline.bundles.spec import BundleSpec, LearnedSpec, SpaceSpec, find_bundle
+from pipeline.bundles.tuned import begun
 from pipeline.config import Config, ConfigError
 from pipeline.records import Unit, short_hash
 from pipeline.sources import InputError, list_sources
@@ -60,7 +61,12 @@ class Work:
     @property
     def missing(self) -> list[Unit]:
         """Units whose features are not there yet."""
-        return [u for u in self.units if not feature_file(self.features, u.unit_id).is_file()]
+        kinds = ("", *self.config.unfreeze.streams)
+        return [
+            u
+            for u in self.units
+            if not all(feature_file(self.features, u.unit_id, kind).is_file() for kind in kinds)
+        ]
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,8 @@ def prepare(config: TrainConfig) -> Work:
     base.check_files()
     if config.caption and base.text is None:
         raise ConfigError(f"caption: bundle {base.name} has no text encoder to draw clips to sentences")
+    for stream in config.unfreeze.streams:
+        begun(stream, base)
     labelled = read_manifest(config)
     decoding = base.at_its_place(base.fitted(config.config()))
     listing = list_sources([config.manifest])
@@ -185,7 +193,13 @@ def _fill(work: Work, tell: Tell) -> dict[str, str]:
     )
     told = decoded(todo, config, work.base.sample_rate_hz, n_decoders, watcher).map_batches(
         FeatureStage,
-        fn_constructor_args=(config, "cuda" if uses_gpu else "cpu", str(work.features), watcher),
+        fn_constructor_args=(
+            config,
+            work.config.unfreeze.streams,
+            "cuda" if uses_gpu else "cpu",
+            str(work.features),
+            watcher,
+        ),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=config.run.encode_workers),
@@ -231,7 +245,14 @@ def _trained(work: Work, tell: Tell) -> dict[str, Any]:
     )
     lines = Lines.remote()  # type: ignore[attr-defined]
     lesson = Lesson(
-        config, work.labelled, work.uris, str(work.features), str(folder), _texts(work), lines
+        config,
+        work.decoding.bundle,
+        work.labelled,
+        work.uris,
+        str(work.features),
+        str(folder),
+        _texts(work),
+        lines,
     )
     scratch = work.folder / "ray"
     trainer = TorchTrainer(

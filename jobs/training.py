@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipeline.bundles.model import Model, told
 from pipeline.bundles.spec import LearnedSpaceSpec, find_bundle
+from pipeline.bundles.tuned import TunedEncoder, begun
 from pipeline.config import Config
 from pipeline.records import ClipBatch, Unit
 from pipeline.training.corpus import Corpus, gather
@@ -55,10 +56,12 @@ class Lines:
 class FeatureStage:
     """Holds the base bundle's senses and keeps what they tell of each unit."""
 
-    def __init__(self, config: Config, device: str, folder: str, watcher: Any) -> None:
+    def __init__(
+        self, config: Config, tuned: tuple[str, ...], device: str, folder: str, watcher: Any
+    ) -> None:
         torch.set_num_threads(os.cpu_count() or 1)  # as in a run
         self.model = Model(find_bundle(config.bundle), config, device, tells=True)
-        self.folder, self.watcher = Path(folder), watcher
+        self.tuned, self.folder, self.watcher = tuned, Path(folder), watcher
 
     def __call__(self, rows: pa.Table) -> pa.Table:
         out: dict[str, list[Any]] = {"unit_id": [], "problem": []}
@@ -77,6 +80,9 @@ class FeatureStage:
         if not len(batch):
             return f"{unit.uri}: no clip from {unit.start_s:g} s on"
         try:
+            for stream in self.tuned:
+                own = {stream: self.model.pieces(stream, [batch])}
+                write_features(feature_file(self.folder, unit.unit_id, stream), batch, own)
             tokens = told(self.model.sense([batch]))
             write_features(feature_file(self.folder, unit.unit_id), batch, tokens)
         except Exception as e:  # this unit's failure and no other's
@@ -89,6 +95,7 @@ class Lesson:
     """What a training worker is given."""
 
     config: TrainConfig
+    base: str  # the bundle that is learned on top of: its name, or its directory from the root
     labelled: Labelled
     uris: dict[str, str]  # of the videos, by unit id
     features: str
@@ -121,6 +128,7 @@ def train_worker(lesson: Lesson) -> None:
                 folder / "loop",
                 spaces=spaces,
                 texts=lesson.texts,
+                make_tuned=lambda: _tuned(lesson),
                 device=get_device(),
                 rank=rank,
                 n_ranks=n_ranks,
@@ -128,6 +136,15 @@ def train_worker(lesson: Lesson) -> None:
             )
         if rank == 0:
             _leave(learner, corpus, config, folder)
+
+
+def _tuned(lesson: Lesson) -> dict[str, TunedEncoder]:
+    """Encoders to train, as they begin."""
+    base, asked = find_bundle(lesson.base), lesson.config.unfreeze
+    encoders: dict[str, TunedEncoder] = {s: begun(s, base) for s in asked.streams}
+    for encoder in encoders.values():
+        encoder.rate = asked.rate
+    return encoders
 
 
 @contextmanager

@@ -10,16 +10,16 @@ Networks are trained by `pipeline.training.learner` and put to use here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.bundles.senses import Tokens
-from pipeline.bundles.spec import BundleError, LearnedSpec, SpaceSpec
+from pipeline.bundles.spec import BundleError, BundleSpec, LearnedSpec, SpaceSpec
+from pipeline.bundles.tuned import TunedEncoder, load_tuned, tokens_of
 from pipeline.bundles.weights import load_strictly, read_tensors
 from pipeline.encoders.temporal import TemporalTransformer
 from pipeline.fusion import FUSIONS, FusionSize
@@ -229,23 +229,30 @@ class Learned:
         spec: LearnedSpec,
         spaces: Mapping[str, SpaceSpec],
         net: LearnedNet,
+        tuned: Mapping[str, TunedEncoder],
         device: torch.device,
     ) -> None:
-        self.spec, self.spaces = spec, spaces
+        self.spec, self.spaces, self.tuned = spec, spaces, dict(tuned)
         self.net, self.device = net.to(device).eval(), device
 
     @torch.inference_mode()
     def scores(
-        self, told: Mapping[str, Tokens], batches: Sequence[ClipBatch]
+        self,
+        told: Mapping[str, Tokens],
+        batches: Sequence[ClipBatch],
+        pieces: Callable[[str], Tokens],
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (N, C) of each vocabulary, and which senses each clip was judged by (N, 2), video and audio.
 
         Args:
             told: tokens of all clips of all `batches`, by stream.
+            pieces: what an encoder of its own takes of the same clips, by stream.
 
         Raises:
             BundleError: a stream is not told, or has another dimension.
         """
+        own = {name: pieces(name) for name in self.tuned}
+        told = {**told, **tokens_of(self.tuned, own, self.device)}
         self._check(told)
         sizes = [len(batch) for batch in batches]
         units = {name: _split(told[name], sizes) for name in self.spec.streams}
@@ -291,18 +298,12 @@ def _split(tokens: Tokens, sizes: Sequence[int]) -> list[Tokens]:
     return [Tokens(*of_unit) for of_unit in zip(*parts, strict=True)]
 
 
-def load_learned(
-    spec: LearnedSpec,
-    spaces: Mapping[str, SpaceSpec],
-    bundle: str,
-    directory: Path,
-    device: torch.device,
-) -> Learned:
-    """A learned part with its weights, strictly.
+def load_learned(spec: LearnedSpec, bundle: BundleSpec, device: torch.device) -> Learned:
+    """A learned part of a bundle with its weights, strictly.
 
     Raises:
         BundleError: weights are absent, altered, or do not fit.
     """
     net = LearnedNet(spec)
-    load_strictly(net, read_tensors(spec.weights, directory), bundle)
-    return Learned(spec, spaces, net, device)
+    load_strictly(net, read_tensors(spec.weights, bundle.directory), bundle.name)
+    return Learned(spec, bundle.spaces, net, load_tuned(spec, bundle, device), device)

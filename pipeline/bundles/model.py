@@ -86,10 +86,7 @@ class Model:
                 f"numbers, its text has {self.dim}"
             )
         self.transcriber: Transcriber | None = self._load(spec.speech, SPEECH_KINDS)
-        self.learned = [
-            load_learned(part, spec.spaces, spec.name, spec.directory, self.device)
-            for part in spec.learned
-        ]
+        self.learned = [load_learned(part, spec, self.device) for part in spec.learned]
 
     def _read_phrases(self) -> None:
         sounds = {}
@@ -257,7 +254,7 @@ class Model:
     ) -> None:
         """Labels of the vocabularies that were learned, each under the senses that it was told by."""
         for part in self.learned:
-            scores, has = part.scores(tokens, batches)
+            scores, has = part.scores(tokens, batches, lambda name: self.pieces(name, batches))
             by = {"fused": has.all(1), "video": has[:, 0] & ~has[:, 1], "audio": has[:, 1] & ~has[:, 0]}
             for space, found in scores.items():
                 names = part.spec.spaces[space].names
@@ -267,6 +264,20 @@ class Model:
                         mine += more
         for mine in labels:
             mine.sort(key=lambda label: -label.score)
+
+    @torch.inference_mode()
+    def pieces(self, stream: str, batches: Sequence[ClipBatch]) -> Tokens:
+        """What the encoder of a stream takes of the clips of `batches`, for one that is tuned.
+
+        Raises:
+            BundleError: the bundle has no such encoder, or one that tells no pieces.
+        """
+        if stream == "video" and isinstance(self.sight, PictureSight):
+            return self.sight.pieces(batches, [torch.from_numpy(b.frames) for b in batches])
+        sense = {"audio": self.hearing, "motion": self.movement}.get(stream)
+        if not hasattr(sense, "pieces"):
+            raise BundleError(f"{self.spec.name}: its encoder of {stream} cannot be tuned")
+        return sense.pieces(batches)  # type: ignore[union-attr]
 
     def _own_labels(self, senses: Senses, present: Tensor) -> list[list[Label]]:
         """Labels of the encoders' own vocabularies."""

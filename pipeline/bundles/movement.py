@@ -99,6 +99,19 @@ class MotionSight:
             spaces[CAMERA][:, _STATIC] = standing * valid.any(1)
         return Sensed(spaces, torch.zeros(n_clips, 0), tokens=Tokens(values, middle_s, valid))
 
+    def pieces(self, batches: Sequence[ClipBatch]) -> Tokens:
+        """Windows of all clips, for an encoder that is tuned: values (N, K, N_PICTURES, h, w) uint8."""
+        n_clips = sum(len(batch) for batch in batches)
+        n_windows = max((_n_windows(batch) for batch in batches), default=0)
+        values = torch.zeros(n_clips, n_windows, N_PICTURES, *SIZE_PX, dtype=torch.uint8)
+        middle_s = torch.zeros(n_clips, n_windows)
+        valid = torch.zeros(n_clips, n_windows, dtype=torch.bool)
+        for w in _windows(batches):
+            values[w.row, w.place] = torch.from_numpy(w.pictures)
+            middle_s[w.row, w.place] = (w.start + N_PICTURES / 2) / RATE_HZ
+            valid[w.row, w.place] = True
+        return Tokens(values, middle_s, valid)
+
     def _scores(self, camera: Tensor, objects: Tensor, fight: Tensor) -> dict[str, Tensor]:
         """Calibrated scores of windows, (B, C) by vocabulary."""
         return {

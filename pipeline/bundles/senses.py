@@ -199,6 +199,22 @@ class PictureSight:
         tokens = Tokens(looks, picture_times(batches), valid)
         return Sensed(spaces, self._evidence(fine, words), tokens=tokens)
 
+    def pieces(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Tokens:
+        """Squares of all pictures, for an encoder that is tuned: values (N, K, side, side, 3) uint8."""
+        told = []
+        for batch, mine in zip(batches, frames, strict=True):
+            valid = torch.from_numpy(batch.frame_valid)
+            squares = square_crops(mine.cpu().flatten(0, 1), self.net.size_px, self.most_crops)
+            n = squares.shape[1]
+            told.append(
+                Tokens(
+                    squares.unflatten(0, valid.shape).flatten(1, 2),  # (N, T·n, side, side, 3)
+                    picture_times([batch]).repeat_interleave(n, 1),
+                    valid.repeat_interleave(n, 1),
+                )
+            )
+        return joined(told)
+
     def _chunks(
         self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]
     ) -> Iterator[tuple[Tensor, Tensor]]:
@@ -578,6 +594,18 @@ class PatchHearing:
             tokens.append(mine)
         scores = torch.cat(rows)
         return Sensed({self.space: scores}, scores, tokens=joined(tokens))
+
+    def pieces(self, batches: Sequence[ClipBatch]) -> Tokens:
+        """Patches of all clips, for an encoder that is tuned: values (N, K, 96, 64) float16."""
+        told = []
+        for batch in batches:
+            samples, spans = sound_at(batch, self.sample_rate_hz)
+            patches = self.net.patches(torch.from_numpy(samples).to(self.runtime.device)).half().cpu()
+            valid = self.valid_patches(torch.from_numpy(spans), patches.shape[1])
+            valid &= torch.from_numpy(batch.has_audio)[:, None]
+            times_s = self._no_patches(len(batch), samples.shape[1]).middle_s
+            told.append(Tokens(patches, times_s, valid))
+        return joined(told)
 
     def _no_patches(self, n: int, n_samples: int) -> Tokens:
         """Patches of `n` clips of so many samples, not heard yet."""

@@ -103,7 +103,7 @@ class EfficientNetLite0(nn.Module):
     def features(self, crops: Tensor) -> Tensor:
         """Pooled features, (B, 1280) float32, of uint8 crops (B, 224, 224, 3)."""
         x = crops.permute(0, 3, 1, 2)  # (B, 3, 224, 224), channels-last in memory already
-        x = (x.to(self.classifier.weight.dtype) - self.mean) / self.std
+        x = (x.to(self.head.conv.weight.dtype) - self.mean) / self.std
         return self.head(self.blocks(self.stem(x))).mean(dim=(2, 3))
 
     def forward(self, crops: Tensor) -> Tensor:

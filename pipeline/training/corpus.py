@@ -50,7 +50,8 @@ def gather(
     Raises:
         InputError: nothing could be read, no clip is labelled, or a class is missing where it is needed.
     """
-    streams = config.streams if with_tokens else ()
+    tuned = config.unfreeze.streams if with_tokens else ()
+    streams = _frozen(config) if with_tokens else ()
     read: dict[str, list[Example]] = {}
     for unit_id, uri in sorted(uris.items(), key=lambda item: (item[1], item[0])):
         file = feature_file(folder, unit_id)
@@ -61,6 +62,9 @@ def gather(
         except KeyError as e:
             what = f"bundle {config.bundle} tells no such tokens: {e.args[0]}"
             raise InputError(f"streams: {what}") from e
+        for stream in tuned:
+            own = read_features(feature_file(folder, unit_id, stream), (stream,))
+            told.streams[stream] = own.streams[stream]
         example = _example(labelled, uri, told)
         if example is not None:
             read.setdefault(uri, []).append(example)
@@ -72,6 +76,13 @@ def gather(
         for videos in (split.train, split.watched, split.tested)
     )
     return Corpus(train, watched, tested, split)
+
+
+def _frozen(config: TrainConfig) -> tuple[str, ...] | None:
+    """Streams whose tokens are read; None: all that the bundle tells."""
+    if config.streams is None:
+        return None
+    return tuple(s for s in config.streams if s not in config.unfreeze.streams)
 
 
 def _example(labelled: Labelled, uri: str, told: UnitFeatures) -> Example | None:

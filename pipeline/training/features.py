@@ -33,9 +33,9 @@ class UnitFeatures:
     streams: dict[str, Tokens]  # values (C, K, D) float16, or as an encoder takes them
 
 
-def feature_file(folder: Path, unit_id: str) -> Path:
-    """Where a unit's features are kept."""
-    return folder / f"{unit_id}.safetensors"
+def feature_file(folder: Path, unit_id: str, tuned: str = "") -> Path:
+    """Where a unit's features are kept; of a stream that is tuned, what its encoder takes."""
+    return folder / (f"{unit_id}.{tuned}.safetensors" if tuned else f"{unit_id}.safetensors")
 
 
 def write_features(file: Path, batch: ClipBatch, streams: Mapping[str, Tokens]) -> None:

@@ -15,7 +15,7 @@ last epochs are trusted, and scores are not calibrated). `work` keeps checkpoint
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -28,13 +28,15 @@ from torch.nn import functional as F
 from pipeline.bundles.learned import MODALITIES, Answers, Clips, LearnedNet, padded, scores_of
 from pipeline.bundles.senses import Tokens
 from pipeline.bundles.spec import LearnedSpaceSpec, LearnedSpec, StreamSpec, WeightFile
+from pipeline.bundles.tuned import TunedEncoder
 from pipeline.metrics.classify import mean_average_precision
 from pipeline.training.loop import LoopConfig, Tell, fit
 from pipeline.training.losses import Contrastive, info_nce
 
 NO_TEXT = -1
 _MOST_WEIGHT = 20.0  # of a rare class against a common one
-_ANSWERED_AT_ONCE = 64  # units
+_ANSWERED_AT_ONCE = 16  # units
+_STANDARD_PIECES = 256
 _CALIBRATION_STEPS = 100
 
 
@@ -53,6 +55,11 @@ class Learning(BaseModel):
     dropout: float = Field(0.3, ge=0, lt=1)
     sense_dropout: float = Field(
         0.3, ge=0, lt=1, description="share of clips with picture and sound that lose one of them"
+    )
+    pieces: int = Field(
+        6,
+        ge=1,
+        description="of pictures or sound that a tuned encoder sees of a clip in a training step",
     )
     class_weights: Literal["balanced", "none"] = Field(
         "balanced", description="balanced: a rare class counts as much as a common one"
@@ -156,7 +163,7 @@ class LearnTask:
         learning: Learning,
         *,
         texts: Tensor | None = None,
-        make_tuned: Callable[[], Mapping[str, nn.Module]] = dict,
+        make_tuned: Callable[[], Mapping[str, TunedEncoder]] = dict,
         device: torch.device | None = None,
     ) -> None:
         """Args:
@@ -167,6 +174,7 @@ class LearnTask:
         self.examples, self.watched = list(examples), list(watched) or list(examples)
         self.spec, self.learning, self.texts, self.make_tuned = spec, learning, texts, make_tuned
         self.n_examples = len(self.examples)
+        self.tuned_names = tuple(make_tuned())
         self.device = device or torch.device("cpu")
         self.weights = {
             name: _class_weights(self.examples, name, space.is_multi, learning).to(self.device)
@@ -178,14 +186,17 @@ class LearnTask:
         net = LearnedNet(self.spec, self.learning.dropout)
         pupil = Pupil(net, self.make_tuned())
         for name, standard in zip(self.spec.streams, net.standards, strict=True):
-            if name not in pupil.tuned:
-                tokens = [e.streams[name] for e in self.examples]
-                standard.measure(torch.cat([t.values[t.valid].float() for t in tokens]))  # type: ignore[operator]
+            tokens = [e.streams[name] for e in self.examples]
+            if name in pupil.tuned:
+                tokens = _told_first(pupil.tuned[name].eval(), tokens)
+            standard.measure(torch.cat([t.values[t.valid].float() for t in tokens]))  # type: ignore[operator]
         return pupil
 
     def loss(self, net: nn.Module, indices: Tensor, random: np.random.Generator) -> Tensor:
         """Cross entropy of each vocabulary over labelled clips of some units, and how far captions lie."""
         units = [self.examples[i] for i in indices.tolist()]
+        for name in self.tuned_names:
+            units = [_some_pieces(unit, name, self.learning.pieces, random) for unit in units]
         clips = self._without_a_sense(batch_of(units), random).to(self.device)
         answers, scale = net(clips)
         total = torch.zeros((), device=self.device)
@@ -246,11 +257,36 @@ class LearnTask:
         return measures | {"watched_loss": total, "score": -total}
 
 
+@torch.no_grad()
+def _told_first(encoder: nn.Module, pieces: Sequence[Tokens]) -> list[Tokens]:
+    """What an encoder makes of enough of the pieces to know how far its numbers spread."""
+    told, n = [], 0
+    for p in pieces:
+        told.append(encoder(p))
+        n += int(p.valid.sum())
+        if n >= _STANDARD_PIECES:
+            break
+    return told
+
+
 def quality(logits: Tensor, truth: Tensor, is_multi: bool) -> float:
     """Share of clips whose best class is right; of several labels a clip, mean average precision."""
     if is_multi:
         return mean_average_precision(logits.numpy(), truth.numpy() > 0.5)
     return float((logits.argmax(1) == truth.argmax(1)).float().mean())
+
+
+def _some_pieces(unit: Example, stream: str, most: int, random: np.random.Generator) -> Example:
+    """A unit with `most` valid pieces of a tuned stream in each clip, drawn by chance."""
+    all_ = unit.streams[stream]
+    n_clips, n_pieces = all_.valid.shape
+    if n_pieces <= most:
+        return unit
+    chance = torch.from_numpy(random.random((n_clips, n_pieces))) + all_.valid  # valid ones first
+    at = chance.topk(most, 1).indices.sort(1).values  # (C, most)
+    row = torch.arange(n_clips)[:, None]
+    some = Tokens(all_.values[row, at], all_.middle_s[row, at], all_.valid[row, at])
+    return replace(unit, streams={**unit.streams, stream: some})
 
 
 def batch_of(units: Sequence[Example]) -> Clips:
@@ -423,12 +459,10 @@ def spec_of(
     learning: Learning,
     *,
     text_dim: int = 0,
-    tuned_dims: Mapping[str, int] | None = None,
+    tuned_dims: Mapping[str, int],
 ) -> LearnedSpec:
     """The part that `learn` fills with weights; its file, licence and source are for who writes it down."""
-    dims = {name: t.values.shape[-1] for name, t in examples[0].streams.items()} | dict(
-        tuned_dims or {}
-    )
+    dims = {name: t.values.shape[-1] for name, t in examples[0].streams.items()} | dict(tuned_dims)
     return LearnedSpec(
         weights=WeightFile(file="learned.safetensors"),
         streams={
@@ -456,8 +490,7 @@ def learn(
     *,
     spaces: Mapping[str, LearnedSpaceSpec] | None = None,
     texts: Tensor | None = None,
-    make_tuned: Callable[[], Mapping[str, nn.Module]] = dict,
-    tuned_dims: Mapping[str, int] | None = None,
+    make_tuned: Callable[[], Mapping[str, TunedEncoder]] = dict,
     device: torch.device | None = None,
     rank: int = 0,
     n_ranks: int = 1,
@@ -468,7 +501,7 @@ def learn(
     Args:
         spaces: the vocabularies; classes without names, one a clip, if not given.
         texts: (n, text_dim) what captions mean, where `Example.text` numbers them.
-        make_tuned, tuned_dims: encoders that are tuned too, and how many numbers their tokens have.
+        make_tuned: the encoders that are tuned too, by stream, with the weights that they begin with.
         rank, n_ranks: as in `pipeline.training.loop.fit`.
 
     Raises:
@@ -480,6 +513,7 @@ def learn(
         counts = {name: y.shape[1] for name, y in examples[0].labels.items()}
         spaces = {name: LearnedSpaceSpec(names=tuple(map(str, range(n)))) for name, n in counts.items()}
     text_dim = 0 if texts is None else texts.shape[1]
+    tuned_dims = {name: encoder.dim for name, encoder in make_tuned().items()}
     spec = spec_of(examples, spaces, learning, text_dim=text_dim, tuned_dims=tuned_dims)
     device = device or torch.device("cpu")
     task = LearnTask(

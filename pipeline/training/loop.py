@@ -108,8 +108,7 @@ def fit(
     torch.manual_seed(config.seed)
     net = task.make_net().to(device)
     averaged = copy.deepcopy(net).requires_grad_(False).eval()
-    learned = [p for p in net.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(learned, config.learning_rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(_groups(net), config.learning_rate, weight_decay=config.weight_decay)
     state = _restore(work / _CHECKPOINT, net, averaged, optimiser, device)
     trained = DistributedDataParallel(net) if n_ranks > 1 else net
     # The rest of an epoch is left out, others each time: batch norms need a batch.
@@ -122,7 +121,8 @@ def fit(
         if len(indices) < n_ranks:  # a worker with nothing to do would leave the others waiting
             indices = indices.repeat(n_ranks)[:n_ranks]
         for group in optimiser.param_groups:
-            group["lr"] = config.learning_rate * _rate(state.step, n_steps, config.warmup_share)
+            highest = config.learning_rate * group.get("rate", 1.0)
+            group["lr"] = highest * _rate(state.step, n_steps, config.warmup_share)
         loss = _step(task, trained, optimiser, indices[rank::n_ranks], config, state.step, rank, device)
         _average(averaged, net, min(config.ema_decay, (state.step + 1) / (state.step + 10)))
         state.step += 1
@@ -134,6 +134,20 @@ def fit(
             _save(work / _CHECKPOINT, net, averaged, optimiser, state)
     averaged.load_state_dict(state.best_weights)
     return Fitted(averaged, state.best, state.step)
+
+
+def _groups(net: nn.Module) -> list[dict[str, Any]]:
+    """Weights by how fast they learn: a module may have a `rate`, its share of the learning rate."""
+    slow: dict[int, float] = {}
+    for module in net.modules():
+        rate = getattr(module, "rate", None)
+        if isinstance(rate, float):
+            slow |= {id(p): rate for p in module.parameters()}
+    rates: dict[float, list[nn.Parameter]] = {}
+    for p in net.parameters():
+        if p.requires_grad:
+            rates.setdefault(slow.get(id(p), 1.0), []).append(p)
+    return [{"params": params, "rate": rate} for rate, params in rates.items()]
 
 
 def _check_settings(work: Path, config: LoopConfig, rank: int) -> None:

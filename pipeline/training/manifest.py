@@ -47,6 +47,7 @@ class Labelled:
 
     spans: tuple[Span, ...]
     classes: dict[str, tuple[str, ...]]  # by vocabulary
+    multi: frozenset[str] = frozenset()  # vocabularies of which a clip may have several labels
     captions: tuple[str, ...] = ()  # each once
     by_uri: dict[str, list[Span]] = field(default_factory=dict)
 
@@ -80,7 +81,8 @@ def read_manifest(config: TrainConfig) -> Labelled:
     by_uri: dict[str, list[Span]] = {}
     for span in spans:
         by_uri.setdefault(span.uri, []).append(span)
-    return Labelled(spans, classes, captions, by_uri)
+    multi = frozenset(name for name, space in config.spaces.items() if space.is_multi)
+    return Labelled(spans, classes, multi, captions, by_uri)
 
 
 def _check_columns(row: Mapping[str, Any], config: TrainConfig) -> None:
@@ -262,11 +264,11 @@ def labels_of(
             if overlap > 0 and overlap >= _COVERED * min(end - start, s.end_s - s.start_s)
         ]
         for name, classes in labelled.classes.items():
-            known = [s.labels[name] for _, s in covering if s.labels[name] is not None]
-            if known:
-                targets[name][i] = target_of(
-                    tuple({x for found in known for x in found or ()}), classes
-                )
+            known = [found for _, s in covering if (found := s.labels[name]) is not None]
+            counted = known if name in labelled.multi else known[:1]
+            if counted:
+                mine = tuple({label for found in counted for label in found})
+                targets[name][i] = target_of(mine, classes)
         told = [s.caption for _, s in covering if s.caption]
         if told:
             texts[i] = numbers[told[0]]
