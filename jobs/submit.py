@@ -90,16 +90,27 @@ def connect(address: str) -> Any:
             f"{without_secrets(address)}: expected http://HEAD:8265, the dashboard's address"
         )
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Ray's client would rather go where this points than where it was told.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
     from ray.job_submission import JobSubmissionClient
 
     for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private"):
         logging.getLogger(f"ray.{name}").setLevel(logging.ERROR)
     token = _token()
     headers = {"Authorization": f"Bearer {token}"} if token else None
-    with _told(address):
+    with _told(address), _nowhere_else(address):
         return JobSubmissionClient(address, headers=headers)
+
+
+@contextmanager
+def _nowhere_else(address: str) -> Iterator[None]:
+    """Ray's client would rather go where these variables point than where it is told."""
+    names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = address
+    try:
+        yield
+    finally:
+        del os.environ[names[0]]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def _token() -> str | None:
@@ -133,8 +144,10 @@ def _told(address: str) -> Iterator[None]:
             f"{where}: {what}; expected the cluster's own in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH "
             "or in ~/.ray/auth_token (on the head: ray get-auth-token)"
         ) from None
-    except (ConnectionError, requests.RequestException):
-        raise SubmitError(f"{where}: no Ray head answers there") from None
+    except (ConnectionError, requests.RequestException) as e:
+        if isinstance(e, SubmitError):
+            raise
+        raise SubmitError(f"{where}: no Ray head answers there ({type(e).__name__})") from None
     except RuntimeError as e:
         raise SubmitError(without_secrets(f"{where}: {e}")) from None
 
@@ -168,21 +181,35 @@ def submit(
             if job.status == "SUCCEEDED" and not is_again:
                 return Submission(f"{base}-{last}", last, "succeeded"), warnings
         new = Submission(f"{base}-{last + 1}", last + 1, "new")
+        asked: dict[str, Any] = {
+            "entrypoint": shlex.join([*command, "--job-id", new.submission_id]),
+            "submission_id": new.submission_id,
+            "metadata": {"what": what, "attempt": str(new.attempt)},
+            "entrypoint_num_cpus": request.entrypoint_cpus or None,
+            "entrypoint_memory": request.entrypoint_memory_mb * 2**20 or None,
+        }
         try:
             with _package(request) as folder:
-                client.submit_job(
-                    entrypoint=shlex.join([*command, "--job-id", new.submission_id]),
-                    submission_id=new.submission_id,
-                    runtime_env={"working_dir": folder},
-                    metadata={"what": what, "attempt": str(new.attempt)},
-                    entrypoint_num_cpus=request.entrypoint_cpus or None,
-                    entrypoint_memory=request.entrypoint_memory_mb * 2**20 or None,
-                )
+                _begin(client, asked | {"runtime_env": {"working_dir": folder}})
         except RuntimeError:
             if last + 1 not in _attempts(client, base):
                 raise
             return Submission(new.submission_id, new.attempt, "running"), warnings  # another was first
     return new, warnings
+
+
+def _begin(client: Any, asked: dict[str, Any]) -> None:
+    """Submit; a head that has only just begun is waited for."""
+    started, n_tries = time.monotonic(), 0
+    while True:
+        try:
+            client.submit_job(**asked)
+            return
+        except RuntimeError as e:
+            if "No available agent" not in str(e) or time.monotonic() - started > _AWAY_S:
+                raise
+            n_tries += 1
+            time.sleep(min(10.0, pause_s(n_tries) / 10))
 
 
 def _attempts(client: Any, base: str) -> dict[int, Any]:

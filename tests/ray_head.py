@@ -15,7 +15,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-READY_S = 120.0
+READY_S = 240.0
+_TRIES = 4
+# On a busy machine a node's helpers are slow to begin, and a node gives itself up that has not heard of them.
+PATIENCE = {
+    "RAY_agent_register_timeout_ms": "300000",
+    "RAY_health_check_timeout_ms": "60000",
+    "RAY_worker_niceness": "0",
+}
 
 
 def free_ports(n: int) -> list[int]:
@@ -35,8 +42,20 @@ class Head:
 
     def __init__(self, num_cpus: int = 3) -> None:
         self.token = secrets.token_hex(16)
-        # Sockets lie in it, whose names may not be long.
-        self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
+        for n_left in reversed(range(_TRIES)):  # Ray gives up after 30 s, which a busy machine may need
+            # Sockets lie in it, whose names may not be long.
+            self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
+            self.log = self.folder / "start.log"
+            self.process = self._start(num_cpus)
+            try:
+                self._wait_until_ready()
+                return
+            except BaseException as e:
+                self.stop()
+                if not n_left or not isinstance(e, AssertionError):
+                    raise
+
+    def _start(self, num_cpus: int) -> subprocess.Popen[bytes]:
         gcs, dashboard, client, agent, metrics, runtime = free_ports(6)
         self.address = f"http://127.0.0.1:{dashboard}"
         ray = Path(sys.executable).with_name("ray")
@@ -51,17 +70,11 @@ class Head:
         ]  # fmt: skip
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         env = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and k != "PYTHONPATH"}
-        env |= {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        self.log = self.folder / "start.log"
+        env |= {"PATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token} | PATIENCE
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 command, stdout=log, stderr=log, env=env, cwd="/", start_new_session=True
             )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self.stop()
-            raise
 
     @property
     def env(self) -> dict[str, str]:
@@ -75,14 +88,15 @@ class Head:
         started = time.monotonic()
         while True:
             try:
-                with urllib.request.urlopen(request, timeout=10) as answer:
-                    answer.read()
-                return
+                if "Ray runtime started" in self.log.read_text():
+                    with urllib.request.urlopen(request, timeout=10) as answer:
+                        answer.read()
+                    return
             except (urllib.error.URLError, ConnectionError, TimeoutError):
-                is_late = time.monotonic() - started > READY_S
-                if is_late or self.process.poll() is not None:
-                    raise AssertionError(f"no head: {self.log.read_text()[-2000:]}") from None
-                time.sleep(0.3)
+                pass  # it will come
+            if time.monotonic() - started > READY_S or self.process.poll() is not None:
+                raise AssertionError(f"no head: {self.log.read_text()[-2000:]}")
+            time.sleep(0.3)
 
     def family(self) -> list[int]:
         """Processes that belong to the head: they name its folder, or descend from one that does."""

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from jobs.cli import app
@@ -16,6 +20,7 @@ from tests.media_factory import flash_and_click
 from tests.pipeline.tables.rows import DAY, clips, commit_video, unit, units
 
 cli = CliRunner()
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(*arguments):
@@ -182,6 +187,30 @@ def test_a_file_that_no_record_names_is_left_alone_and_named(tables, video_file,
     assert code == 1
     assert str(foreign) in stderr
     assert foreign.read_bytes() == b"somebody's"
+
+
+def commands_of(page):
+    """Every `reeltable …` line of a page's shell blocks, as its arguments."""
+    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        for line in block.splitlines():
+            for part in re.split(r" && | > ", line):
+                words = shlex.split(part, comments=True)
+                if words[:1] == ["reeltable"]:
+                    yield words[1:]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md"])
+def test_every_command_of_the_docs_is_one_that_there_is(page):
+    root = typer.main.get_command(app)
+    found = list(commands_of(ROOT / page))
+    assert len(found) > 5
+    for words in found:
+        command = root
+        while hasattr(command, "commands"):
+            command, words = command.commands[words[0]], words[1:]
+        parameters = command.make_context("reeltable", words).params
+        if "arguments" in parameters:  # of `run`, passed on
+            root.commands["run"].make_context("reeltable run", [*parameters["arguments"]])
 
 
 def test_help_and_version():
