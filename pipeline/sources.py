@@ -58,7 +58,9 @@ _SIGNING = (
 )  # fmt: skip
 _USERINFO = re.compile(r"(?<=://)[^/\s@]+@")
 _SIGNED = re.compile(
-    r"(?i)(?<=[?&])(" + "|".join(key.replace("*", r"[\w-]*") for key in _SIGNING) + r")=[^&\s'\"#]+"
+    r"(?i)(?<=[?&])("
+    + "|".join(key.replace("*", r"[\w-]*") for key in _SIGNING)
+    + r")=[^&\s'\"#]+?(?=[:.]?(?:[&\s'\"#]|$))"
 )
 
 

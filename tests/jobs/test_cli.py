@@ -189,6 +189,30 @@ def test_a_file_that_no_record_names_is_left_alone_and_named(tables, video_file,
     assert foreign.read_bytes() == b"somebody's"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "http://me:sEcReT@127.0.0.1:9/v.mp4?X-Amz-Signature=sEcReT2", "--out", "TABLES"],
+        ["run", "http://me:sEcReT@127.0.0.1:9/list.csv?sig=sEcReT2", "--out", "TABLES"],
+        ["plan", "ftp://me:sEcReT@127.0.0.1:9/*.mp4", "--out", "TABLES"],
+        ["run", "VIDEO", "--out", "s3://me:sEcReT@bucket/tables"],
+        ["status", "s3://me:sEcReT@bucket/tables"],
+        ["run", "VIDEO", "--out", "TABLES", "--set", "captions.url=http://me:sEcReT@host/v1"],
+        ["run", "VIDEO", "--out", "TABLES", "--set", "captions.url=http://host/v1?api_key=sEcReT"],
+        ["schedule", "cron", "https://h/v.mp4?X-Amz-Signature=sEcReT", "--out", "s3://t"],
+        ["submit", "run", "https://me:sEcReT@h/v.mp4", "--out", "s3://t", "--address", "http://h:1"],
+        ["submit", "list", "--address", "http://me:sEcReT@127.0.0.1:9"],
+    ],
+)
+def test_no_error_repeats_a_secret_that_a_url_holds(arguments, tmp_path, video_file):
+    places = {"TABLES": tmp_path / "t", "VIDEO": video_file}
+    code, stdout, stderr = call(*(places.get(a, a) for a in arguments))
+    assert code in (1, 2)
+    assert stderr.startswith("error: ")
+    assert "sEcReT" not in stdout + stderr
+    assert not (tmp_path / "t").exists()
+
+
 def commands_of(page):
     """Every `reeltable …` line of a page's shell blocks, as its arguments."""
     for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):

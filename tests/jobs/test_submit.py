@@ -171,7 +171,7 @@ def test_no_secret_is_in_ids_logs_records_tables_or_what_the_cluster_shows(first
     shown += reeltable(head, "submit", "logs", id_of(done)).stdout
     monkeypatch.setenv("RAY_AUTH_TOKEN", head.token)
     jobs = cluster.connect(head.address).list_jobs()
-    shown += "".join(job.json() for job in jobs)
+    shown += "".join(job.model_dump_json() for job in jobs)
     files = [f for f in out.rglob("*") if f.is_file()]
     files += [f for f in (head.folder / "session_latest" / "logs").rglob("*") if f.is_file()]
     files += [

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import InputError, canonical_uri, list_sources
+from pipeline.sources import InputError, canonical_uri, list_sources, without_secrets
 
 
 @pytest.fixture
@@ -103,6 +103,25 @@ def test_identity_follows_content_and_not_signatures(lake):
 )
 def test_canonical_uri(uri, canonical):
     assert canonical_uri(uri) == canonical
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "https://me:pw@host/v.mp4?id=7&X-Amz-Signature=ab%2Fc: no",
+            "https://host/v.mp4?id=7&X-Amz-Signature=…: no",
+        ),
+        (
+            "at 'az://c/a.mp4?sv=1&sig=x' and ftp://u:p@h/b",
+            "at 'az://c/a.mp4?sv=…&sig=…' and ftp://h/b",
+        ),
+        ("s3://bucket/me@home/a.mp4?versionId=3", "s3://bucket/me@home/a.mp4?versionId=3"),
+        ("/videos/1?.mp4 of me@host", "/videos/1?.mp4 of me@host"),
+    ],
+)
+def test_messages_lose_the_secrets_of_urls_and_nothing_else_of_them(text, told):
+    assert without_secrets(text) == told
 
 
 def test_an_fsspec_url_is_listed_like_a_directory():
