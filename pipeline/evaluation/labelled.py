@@ -7,7 +7,8 @@ views of its own length, spread over time and over the long side of the picture,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from pipeline.bundles.model import Model
-from pipeline.bundles.senses import ClipSight, PatchHearing, Sensed
+from pipeline.bundles.learned import Learned
+from pipeline.bundles.model import Model, told
+from pipeline.bundles.senses import ClipSight, PatchHearing, Sensed, Senses, Tokens
 from pipeline.bundles.spec import BundleError, BundleSpec
 from pipeline.config import Config, LimitConfig
 from pipeline.evaluation.records import (
@@ -93,6 +95,7 @@ class Vocabulary:
     space: str
     names: tuple[str, ...]
     told_by: str  # SIGHT, SOUND, or ALL
+    learned: Learned | None = None  # what tells it, where it was learned
 
 
 class Examiner:
@@ -160,43 +163,73 @@ class Examiner:
     @torch.inference_mode()
     def _scores(self, batch: ClipBatch, length_s: float) -> dict[str, Array]:
         """(C,) by what is given, what counts first; nothing of a sense that is not there."""
-        seen, heard = self._sense(batch, length_s)
-        has_video = bool(batch.has_video.any()) and seen is not None
-        has_audio = bool(batch.has_audio.any()) and heard is not None
-        space = self.vocabulary.space
-        if self.vocabulary.told_by == SIGHT:
-            return {SIGHT: seen.spaces[space][0].numpy()} if seen and has_video else {}
-        if self.vocabulary.told_by == SOUND:
-            return {SOUND: heard.spaces[space][0].numpy()} if heard and has_audio else {}
+        senses = self._sense(batch, length_s)
+        known = self.vocabulary
+        if known.learned is not None:
+            return _learned_scores(known.learned, known.space, told(senses), batch)
+        has_video = bool(batch.has_video.any()) and senses.seen is not None
+        has_audio = bool(batch.has_audio.any()) and senses.heard is not None
+        if known.told_by != ALL:
+            there = has_video if known.told_by == SIGHT else has_audio
+            spaces = {k: v for sensed in senses if sensed is not None for k, v in sensed.spaces.items()}
+            return {known.told_by: spaces[known.space][0].numpy()} if there else {}
         present = torch.tensor([[has_video, has_audio]])
-        told = self.model.meaning.action_scores(seen, heard, present)
-        found = {name: told[name][0].numpy() for name in ("fused", "video", "audio")}
+        found = self.model.meaning.action_scores(senses.seen, senses.heard, present)
         by_sense = {SIGHT: found["video"]} if has_video else {}
         by_sense |= {SOUND: found["audio"]} if has_audio else {}
         if not by_sense:
             return {}
         # Where one is absent, what is there is all.
-        return {ALL: found["fused"] if len(by_sense) == 2 else next(iter(by_sense.values()))} | by_sense
+        both = found["fused"] if len(by_sense) == 2 else next(iter(by_sense.values()))
+        return {way: scores[0].numpy() for way, scores in ({ALL: both} | by_sense).items()}
 
-    def _sense(self, batch: ClipBatch, length_s: float) -> tuple[Sensed | None, Sensed | None]:
+    def _sense(self, batch: ClipBatch, length_s: float) -> Senses:
+        """As a run does; a video network whose own answer is asked for looks as often as it was told to."""
         sight, hearing = self.model.sight, self.model.hearing
-        if not isinstance(sight, ClipSight):
-            seen, heard, _ = self.model.sense([batch])
-            return seen, heard
+        if not isinstance(sight, ClipSight) or self.vocabulary.learned is not None:
+            return self.model.sense([batch])
         frames = [self.model.runtime.upload(batch.frames)]
         fine = sight.look([batch], frames, length_s, self.n_temporal, self.n_spatial)
         heard = hearing.perceive([batch]) if hearing and self.vocabulary.told_by != SIGHT else None
-        return Sensed({sight.space: fine}, fine), heard
+        return Senses(Sensed({sight.space: fine}, fine), heard, None)
+
+
+def _learned_scores(
+    part: Learned, space: str, tokens: Mapping[str, Tokens], batch: ClipBatch
+) -> dict[str, Array]:
+    """Of a vocabulary that was learned: with all tokens, and with those of one sense hidden."""
+    found, has = part.scores(tokens, [batch])
+    if not has.any():
+        return {}
+    scores = {ALL: found[space][0].numpy()}
+    for way, modality, there in zip((SIGHT, SOUND), ("video", "audio"), has[0].tolist(), strict=True):
+        if there:
+            shown = {
+                name: t if part.spec.streams[name].modality == modality else _hidden(t)
+                for name, t in tokens.items()
+                if name in part.spec.streams
+            }
+            scores[way] = part.scores(shown, [batch])[0][space][0].numpy()
+    return scores
+
+
+def _hidden(tokens: Tokens) -> Tokens:
+    return dataclasses.replace(tokens, valid=torch.zeros_like(tokens.valid))
 
 
 def _vocabulary(model: Model, examples: Sequence[Example], space: str | None) -> Vocabulary:
-    """The first vocabulary that has all labels; where none has, the nearest one tells what it lacks."""
+    """The first that has all labels, learned ones before others; where none has, the nearest tells its lack."""
     spec, known = model.spec, []
-    for sense, told_by in ((model.sight, SIGHT), (model.hearing, SOUND)):
+    told_by_senses = ((model.sight, SIGHT), (model.hearing, SOUND), (model.movement, SIGHT))
+    for sense, told_by in told_by_senses:
         if sense is not None:
-            own = dict.fromkeys((sense.space, *sense.names))
-            known += [Vocabulary(name, tuple(sense.names[name]), told_by) for name in own]
-    known.append(Vocabulary("actions", tuple(model.meaning.names), ALL))
+            known += [Vocabulary(name, names, told_by) for name, names in sense.names.items()]
+    learned = [
+        Vocabulary(name, tuple(of.names), ALL, part)
+        for part in model.learned
+        for name, of in part.spec.spaces.items()
+    ]
+    known = [*learned, *known, Vocabulary("actions", tuple(model.meaning.names), ALL)]
     if space is not None:
         known = [vocabulary for vocabulary in known if vocabulary.space == space]
         if not known:

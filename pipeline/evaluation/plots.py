@@ -11,6 +11,7 @@ from pipeline.evaluation.records import (
     Plot,
     PrecisionRecallPlot,
     ReliabilityPlot,
+    percent,
 )
 
 _INK, _FILL, _FAINT = "#24425f", "#8fb3d1", "#c9c9c9"
@@ -57,7 +58,7 @@ def _reliability(figure: Any, plot: ReliabilityPlot) -> None:
     top.plot(said, right, color=_INK, marker="o", markersize=4, linewidth=1.2, zorder=3)
     top.set_ylabel("share right")
     top.set(xlim=(0, 1), ylim=(0, 1.02))
-    title = f"{plot.title}\nn = {plot.n:,}, expected calibration error {plot.error:.1%}"
+    title = f"{plot.title}\nn = {plot.n:,}, expected calibration error {percent(plot.error, 1)}"
     top.set_title(title, fontsize=9)
     middles, widths = [(b.low + b.high) / 2 for b in plot.bins], [b.high - b.low for b in plot.bins]
     bottom.bar(middles, [b.n for b in plot.bins], width=widths, color=_FILL, edgecolor="white")

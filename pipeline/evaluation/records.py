@@ -145,6 +145,11 @@ class Report(_Record):
     outcomes: tuple[Outcome, ...]
 
 
+def percent(value: float, digits: int = 0) -> str:
+    """A share as tables show it: "95.8 %"."""
+    return f"{100 * value:.{digits}f} %"
+
+
 def share(key: str, told: str, is_right: Array | Sequence[bool]) -> Figure:
     """A share of right answers (N,) with Wilson's interval.
 

@@ -52,14 +52,3 @@ def bootstrap(
         found.append(measure(np.concatenate([members[i] for i in drawn])))
     low, high = np.nanpercentile(found, [2.5, 97.5])
     return float(low), float(high)
-
-
-def mean_interval(
-    values: Array, *, n_resampled: int = N_RESAMPLED, seed: int = 0
-) -> tuple[float, float]:
-    """The bootstrap interval of the mean of `values` (n,)."""
-    values = np.asarray(values, np.float64)
-    random = np.random.default_rng(seed)
-    again = values[random.integers(len(values), size=(n_resampled, len(values)))].mean(1)
-    low, high = np.percentile(again, [2.5, 97.5])
-    return float(low), float(high)

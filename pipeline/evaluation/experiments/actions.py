@@ -8,16 +8,14 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from pydantic import Field
 
-from pipeline.bundles.model import Model
+from pipeline.bundles.model import Model, told
 from pipeline.config import Config, load_config
-from pipeline.encoders.motion import N_PICTURES, RATE_HZ
 from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.experiments.sounds import summary
 from pipeline.evaluation.linear import binary_scores
-from pipeline.evaluation.records import Figure, Measured, Table, precision_recall_plot
+from pipeline.evaluation.records import Figure, Measured, Table, percent, precision_recall_plot
 from pipeline.media.probe import probe
 from pipeline.metrics.classify import average_precision, mean_average_precision
 from pipeline.metrics.intervals import bootstrap
@@ -26,19 +24,20 @@ from pipeline.sync.align import read_clips
 from pipeline.training.footage import read_table
 
 Array = npt.NDArray[Any]
-_WINDOW_S, _STRIDE_S = 2.0, 1.0
+_WINDOW_S, _STRIDE_S, _N_PICTURES = 2.0, 1.0, 4
 _ACTION = re.compile(r"([A-Za-z]+)\s*(?:\([A-Z]+\))?\s*\[([^\]]*)\]")
 _SPAN = re.compile(r"([\d.]+)\s*to\s*([\d.]+)")
-_SENSES = ("motion", "pictures", "sound")
+_SENSES = {"motion": "motion", "pictures": "video", "sound": "audio"}  # and their streams
+_ALL = tuple(_SENSES)
 # What a model is fitted to, and what of that it is given.
 _WAYS = {
     "motion": (("motion",), ("motion",)),
     "pictures": (("pictures",), ("pictures",)),
     "sound": (("sound",), ("sound",)),
     "sight (motion, pictures)": (("motion", "pictures"), ("motion", "pictures")),
-    "sight and sound": (_SENSES, _SENSES),
-    "sight and sound, sound removed": (_SENSES, ("motion", "pictures")),
-    "sight and sound, sight removed": (_SENSES, ("sound",)),
+    "sight and sound": (_ALL, _ALL),
+    "sight and sound, sound removed": (_ALL, ("motion", "pictures")),
+    "sight and sound, sight removed": (_ALL, ("sound",)),
 }
 
 
@@ -79,8 +78,8 @@ class GmdcsaActions(Experiment):
             (
                 name,
                 str(int(is_true[:, c].sum())),
-                f"{is_true[:, c].mean():.0%}",
-                *(f"{average_precision(scores[way][:, c], is_true[:, c]):.0%}" for way in _WAYS),
+                percent(is_true[:, c].mean()),
+                *(percent(average_precision(scores[way][:, c], is_true[:, c])) for way in _WAYS),
             )
             for c, name in enumerate(names)
         ]
@@ -167,22 +166,15 @@ def timed_actions(text: str) -> dict[str, list[tuple[float, float]]]:
 
 def _read(lab: Lab) -> Windows:
     """One pass of the senses over all videos."""
-    config = load_config(
-        overrides=[
-            f"clips.length_s={_WINDOW_S}",
-            f"clips.stride_s={_STRIDE_S}",
-            f"clips.frames_per_clip={N_PICTURES}",
-        ]
-    )
-    assert round(_WINDOW_S * RATE_HZ) == N_PICTURES  # the motion network's own window
+    asked = {"length_s": _WINDOW_S, "stride_s": _STRIDE_S, "frames_per_clip": _N_PICTURES}
+    config = load_config(overrides=[f"clips.{key}={value}" for key, value in asked.items()])
     model = Model(lab.bundle, config)
-    config = model.config
     features: dict[str, list[Array]] = {sense: [] for sense in _SENSES}
     video: list[int] = []
     actions: list[dict[str, float]] = []
     rows = read_table(lab.data / "gmdcsa.csv")
     for number, (name, row) in enumerate(sorted(rows.items())):
-        batch = _batch(str(lab.data / "gmdcsa" / name), config, model.sample_rate_hz)
+        batch = _batch(str(lab.data / "gmdcsa" / name), model.config, model.sample_rate_hz)
         spans = timed_actions(row["classes"])
         there = np.flatnonzero(~batch.is_padded & batch.has_video)
         if not len(there):
@@ -210,18 +202,7 @@ def _within(
     }
 
 
-@torch.no_grad()
 def _features(model: Model, batch: ClipBatch) -> dict[str, Array]:
     """What each sense tells of each clip, (N, D); NaN where it is absent."""
-    seen, heard, moved = model.sense([batch])
-    assert seen is not None
-    assert heard is not None
-    assert moved is not None
-    assert seen.tokens is not None
-    assert heard.tokens is not None
-    assert moved.tokens is not None
-    return {
-        "motion": summary(moved.tokens),
-        "pictures": summary(seen.tokens),
-        "sound": summary(heard.tokens),
-    }
+    tokens = told(model.sense([batch]))
+    return {sense: summary(tokens[stream]) for sense, stream in _SENSES.items()}

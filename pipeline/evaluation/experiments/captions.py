@@ -207,14 +207,13 @@ class RealCaptions(Experiment):
 
     def measure(self, lab: Lab) -> Measured:
         """A row a clip, none left out; a caption that nobody has judged counts as not right."""
-        config = load_config()
-        model = Model(lab.bundle, config)
+        model = Model(lab.bundle, load_config())
         clips = []
         for file in sorted((lab.media / "clips").iterdir()):
             info = probe(str(file))
             if info.video:
                 unit = Unit("", "", str(file), "", 0.0, 60.0)
-                batch, _ = read_clips(unit, info, config, model.sample_rate_hz)
+                batch, _ = read_clips(unit, info, model.config, model.sample_rate_hz)
                 (told,) = model.understand([batch])
                 clips.append((file.name, batch.start_s, told, _plain(model, batch, told)))
                 lab.tell(file.name)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from safetensors.torch import load_file
 
-from pipeline.bundles.weights import load_strictly
+from pipeline.bundles.spec import BundleError, BundleSpec
+from pipeline.bundles.weights import load_strictly, read_tensors
 from pipeline.encoders.motion import CAMERA_MOTIONS, OBJECT_MOTIONS, SIZE_PX, MotionNet
 from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.records import (
@@ -21,6 +21,7 @@ from pipeline.evaluation.records import (
     Plot,
     Table,
     confusion_plot,
+    percent,
     precision_recall_plot,
     reliability_plot,
     share,
@@ -30,17 +31,23 @@ from pipeline.metrics.calibration import AtFloor, at_floors, expected_calibratio
 from pipeline.metrics.classify import average_precision
 from pipeline.training import fights
 from pipeline.training.footage import picture_steps, read_footage
-from pipeline.training.motion import UNKNOWN, WEIGHTS, read_fights, read_recipe, watched_clips
+from pipeline.training.motion import UNKNOWN, read_fights, read_recipe, watched_clips
 
 Array = npt.NDArray[Any]
 _FLOORS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _NAMES = {"camera": CAMERA_MOTIONS, "objects": (*OBJECT_MOTIONS, "none")}
 
 
-def load_motion() -> MotionNet:
-    """The shipped network."""
+def load_motion(bundle: BundleSpec) -> MotionNet:
+    """The bundle's network.
+
+    Raises:
+        BundleError: it has none, or its weights are altered or do not fit.
+    """
+    if bundle.motion is None:
+        raise BundleError(f"{bundle.name}: expected a motion network")
     net = MotionNet()
-    load_strictly(net, load_file(WEIGHTS), WEIGHTS.name)
+    load_strictly(net, read_tensors(bundle.motion.weights, bundle.directory), bundle.name)
     return net.eval()
 
 
@@ -103,7 +110,7 @@ class RenderedMotion(Experiment):
     @torch.no_grad()
     def _answers(self, lab: Lab, pictures: Array) -> tuple[dict[str, Array], dict[str, Array]]:
         """Chances (N, C) and truth (N,) by head."""
-        net = load_motion()
+        net = load_motion(lab.bundle)
         said: dict[str, list[Array]] = {head: [] for head in _NAMES}
         truth: dict[str, list[Array]] = {head: [] for head in _NAMES}
         watched = watched_clips(pictures, self.n_clips, self.seed)
@@ -134,9 +141,9 @@ def floors_table(title: str, rows: list[AtFloor]) -> Table:
         rows=tuple(
             (
                 f"{row.floor:g}",
-                f"{row.told:.0%}",
-                "" if row.precision is None else f"{row.precision:.1%}",
-                f"{row.recall:.1%}",
+                percent(row.told),
+                "" if row.precision is None else percent(row.precision, 1),
+                percent(row.recall, 1),
             )
             for row in rows
         ),
@@ -212,7 +219,7 @@ class RealMotion(Experiment):
     @torch.no_grad()
     def measure(self, lab: Lab) -> Measured:
         """A row a file; nobody labelled these, so there is no figure."""
-        net = load_motion()
+        net = load_motion(lab.bundle)
         files = [f for f in sorted((lab.media / "clips").iterdir()) if probe(str(f)).video]
         footage = read_footage(files, self.most_windows, lab.work / "motion" / "footage", "clips")
         said: dict[str, list[tuple[str, str, float]]] = {}

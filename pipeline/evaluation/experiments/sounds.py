@@ -186,6 +186,7 @@ def _of_sounds(
 ) -> list[Array]:
     """`look` at the first clip of every sound, of `length_s` or as long as a run's."""
     hearing = _hearing(lab)
+    hearing.chunk = 1  # one sound at a time: no rows to fill up
     asked = [f"clips.length_s={length_s}", f"clips.stride_s={length_s}"] if length_s else []
     config = load_config(overrides=asked)
     found = []

@@ -17,6 +17,7 @@ from pydantic import Field
 from pipeline.bundles.accelerate import accelerate_cnn
 from pipeline.bundles.families.sentences import TextDecoder
 from pipeline.bundles.model import Model
+from pipeline.bundles.spec import BundleSpec
 from pipeline.config import load_config
 from pipeline.encoders.motion import N_PICTURES, SIZE_PX, levels
 from pipeline.encoders.motion_energy import statistics
@@ -38,12 +39,13 @@ class Speed(Experiment):
 
     def measure(self, lab: Lab) -> Measured:
         """Milliseconds a clip and a window, on this machine."""
-        config = load_config()
-        model = Model(lab.bundle, config)
+        model = Model(lab.bundle, load_config())
         files = [f for f in sorted((lab.media / "clips").iterdir()) if probe(str(f)).video]
         rounds, n_clips = [], 0
         for k in range(self.n_rounds):
-            batches, decode_s = _timed(lambda: [_batch(f, config, model.sample_rate_hz) for f in files])
+            batches, decode_s = _timed(
+                lambda: [_batch(f, model.config, model.sample_rate_hz) for f in files]
+            )
             n_clips = sum(len(batch) for batch in batches)
             rounds.append({"decode": decode_s} | _encoded(lab, model, batches))
             lab.tell(f"round {k + 1} of {self.n_rounds}")
@@ -71,12 +73,12 @@ class Speed(Experiment):
                 f"{self.n_rounds} rounds. A motion window is 2 s, two at once; medians of "
                 f"{self.n_windows}. On {machine()}."
             ),
-            figures=(*figures, *self._motion()),
+            figures=(*figures, *self._motion(lab.bundle)),
         )
 
     @torch.no_grad()
-    def _motion(self) -> list[Figure]:
-        net = load_motion()
+    def _motion(self, bundle: BundleSpec) -> list[Figure]:
+        net = load_motion(bundle)
         accelerate_cnn(net.trunk, (), torch.device("cpu"))
         x = torch.randint(0, 255, (2, N_PICTURES, *SIZE_PX), dtype=torch.uint8)
         return [
