@@ -16,7 +16,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from pipeline.bundles.accelerate import Runtime, try_compiled
+from pipeline.bundles.accelerate import Runtime, settle
 from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_kind, check_options, load_part
 from pipeline.bundles.families.base import VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
@@ -219,12 +219,7 @@ class ClipSight:
         self.evidence_names, self.is_for_actions = classes, torch.ones(len(classes), dtype=torch.bool)
         self.n_views = int(spec.options.get("temporal_views", 0))
         self.n_crops = int(spec.options.get("spatial_crops", 1))
-        self.chunk = runtime.at_once(2, 32)
-        if runtime.compiles:
-            side_px, n_frames = self.net.sampling.side_px, self.net.sampling.n_frames
-            shape = (self.chunk, n_frames, side_px, side_px, 3)
-            nothing = torch.zeros(shape, dtype=torch.uint8, device=runtime.device)
-            try_compiled(self.net, "net", runtime, lambda: self.net.scores(nothing))
+        self.chunk = settle(self.net, runtime, runtime.at_once(2, 32))
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
@@ -247,20 +242,27 @@ class ClipSight:
         Looks of all clips fill the network's batches together, and are joined back by their clip.
         """
         n_clips = sum(len(batch) for batch in batches)
-        scores, n_looks = torch.zeros(n_clips, len(self.evidence_names)), torch.zeros(n_clips)
+        rows: list[int] = []
+        found: list[
+            Tensor
+        ] = []  # stays on the device, so that it need not wait for us between two batches
         by_shape: dict[torch.Size, list[_Look]] = {}
         for look in self._looks(batches, length_s, n_views):
             by_shape.setdefault(frames[look.batch].shape[2:], []).append(look)
         for looks in by_shape.values():
             for i in range(0, len(looks), self.chunk):
                 part = looks[i : i + self.chunk]
-                rows = torch.tensor([look.row for look in part])
                 pictures = torch.stack([frames[x.batch][x.clip][x.places] for x in part])
                 pictures = filled(pictures, self.chunk)
                 for crop in range(n_crops):
-                    found = self.net.scores(pictures, crop, n_crops)[: len(part)].cpu()
-                    scores.index_add_(0, rows, found)
-                    n_looks.index_add_(0, rows, torch.ones(len(part)))
+                    # A copy, since a recorded graph writes its next answer over this one.
+                    found.append(self.net.scores(pictures, crop, n_crops)[: len(part)].clone())
+                    rows += [look.row for look in part]
+        scores, n_looks = torch.zeros(n_clips, len(self.evidence_names)), torch.zeros(n_clips)
+        if found:
+            at = torch.tensor(rows)
+            scores.index_add_(0, at, torch.cat(found).cpu())
+            n_looks.index_add_(0, at, torch.ones(len(at)))
         return scores / n_looks.clamp(min=1)[:, None]
 
     def _looks(self, batches: Sequence[ClipBatch], length_s: float, n_views: int) -> Iterator[_Look]:
