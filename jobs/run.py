@@ -261,21 +261,25 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
     clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, n_decoders, watcher)
     # Different stages ask for different resources, so that Ray never runs one inside the other.
-    resources: dict[str, Any] = (
-        {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
-    )
     encoded = clips.map_batches(
         EncodeStage,
         fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=n_encoders),
-        **resources,
+        **_encoder_resources(config, uses_gpu),
         **restarts(config),
     )
     if part is None or part.kind != offline.KIND:
         return encoded
     return offline.with_captions(encoded, load_part(part, plan.bundle.directory), part)
+
+
+def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, float]:
+    """What Ray reserves for one encoder. With a GPU no CPU: it would be one more than decoders leave, and the
+    encoder would never begin."""
+    run = config.run
+    return {"num_cpus": 0, "num_gpus": run.encode_gpus} if uses_gpu else {"num_cpus": run.encode_cpus}
 
 
 def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Config) -> int:

@@ -111,8 +111,10 @@ class EncodeStage:
     ) -> None:
         import torch
 
+        from pipeline.bundles.accelerate import keep_memory
         from pipeline.bundles.model import Model
 
+        keep_memory()
         torch.set_num_threads(os.cpu_count() or 1)  # Ray allots less, and decode seldom fills the rest
         started = time.perf_counter()
         self.model = Model(find_bundle(config.bundle), config, device)

@@ -205,6 +205,13 @@ class RunConfig(_Section):
     allow_network: bool = Field(False, description="let a run fetch weights that are missing")
     max_attempts: int = Field(3, ge=1, description="times a unit is begun when its worker dies")
 
+    @field_validator("encode_gpus")
+    @classmethod
+    def _is_whole_above_one(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError("expected a part of a GPU, such as 0.5, or whole ones")
+        return value
+
 
 class LimitConfig(_Section):
     """What a media file may ask for; more is a failure of that file. Changing it redoes nothing."""

@@ -1,7 +1,10 @@
 """The same network, the same answers within a stated tolerance, in less time.
 
     fold           batch norms go into the convolutions before them
-    channels last  3D convolutions run on the layout that their kernels are written for
+    in place       what a block adds up and cuts off is written where it lies, not into new memory
+    products       on a CPU in float32, 1×1×1 convolutions are products of matrices
+    memory kept    a process that encodes gives no memory back between two calls
+    channels last  3D convolutions run on the layout that their kernels are written for; a GPU tries both
     bfloat16       weights and activations, where the processor multiplies them natively; heads stay in float32
     at once        as many looks as fill the device and no more than its cache holds, all calls of one shape
     compile        on request: kernels made for that shape, CUDA graphs on a GPU; as it was where that fails
@@ -12,12 +15,15 @@ gave, and by how much it moves the output.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import time
+import timeit
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +32,17 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from pipeline.config import RunConfig
+from pipeline.encoders.motion import Pointwise
 from pipeline.encoders.precision import fast_dtype
 
 LEAST_COSINE = 0.998  # of scores to the library's own; verify and the tests hold it
+SURE = 0.01  # a class that leads by more stays first
 _log = logging.getLogger(__name__)
+_WARM_CALLS = 3  # CUDA graphs are recorded in the second call and first replayed in the third
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
+Layout = torch.memory_format
+Timed = Callable[[Layout], float]
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Runtime:
 
     device: torch.device
     dtype: torch.dtype = torch.float32  # of products of matrices
+    is_fast: bool = False  # answers may differ from the library's own by rounding
     compiles: bool = False
     looks_at_once: int | None = None  # that a picture network takes; None: what is usual on the device
 
@@ -47,17 +59,13 @@ class Runtime:
     def of(cls, device: str, run: RunConfig) -> Runtime:
         """As a config asks; in float32 everything runs as its library does."""
         where = torch.device(device)
-        dtype = torch.float32 if run.precision == "float32" else fast_dtype(where)
-        return cls(where, dtype, run.compile, run.looks_at_once)
-
-    @property
-    def is_fast(self) -> bool:
-        """Whether answers may differ from the library's own by rounding."""
-        return self.dtype != torch.float32
+        is_fast = run.precision != "float32"
+        dtype = fast_dtype(where) if is_fast else torch.float32
+        return cls(where, dtype, is_fast, run.compile, run.looks_at_once)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Products of matrices in `dtype`, everything else as it is."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.is_fast)
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def at_once(self, cpu: int, gpu: int) -> int:
         """How many looks to take at once, by what is usual for a network."""
@@ -71,6 +79,82 @@ class Runtime:
         return tensor.pin_memory().to(self.device, non_blocking=True)
 
 
+_MMAP_MAX, _TRIM_THRESHOLD, _TOP_PAD = -4, -1, -2  # as malloc.h of glibc numbers them
+
+
+def keep_memory() -> bool:
+    """Keep up to 2 GB that the process frees for what it asks for next; whether the C library can.
+
+    Without it each large tensor is new memory, which Linux maps and clears page by page: a third of the time
+    of a 3D CNN in float32. For the whole process, so its owner calls this, not the library.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return False
+    values = {_MMAP_MAX: 0, _TRIM_THRESHOLD: 2**31 - 1, _TOP_PAD: 64 << 20}
+    return all(mallopt(name, value) for name, value in values.items())
+
+
+def fitting(n: int, call: Callable[[int], object]) -> int:
+    """The most looks up to `n`, halved and halved again, that `call` has memory for."""
+    while True:
+        try:
+            call(n)
+        except torch.OutOfMemoryError:
+            if n == 1:
+                raise
+            torch.cuda.empty_cache()
+            n //= 2
+            _log.warning("the GPU's memory is full: %d looks at once", n)
+        else:
+            return n
+
+
+def choose_layout(net: nn.Module, layouts: Sequence[Layout], seconds: Timed) -> Layout:
+    """Lay a network out as it runs fastest, which is not the same for each GPU and each kind of convolution.
+
+    Args:
+        seconds: how long it takes with its input in the layout given.
+    """
+    taken: dict[Layout, float] = {}
+    for layout in layouts:
+        net.to(memory_format=layout)  # type: ignore[call-overload]
+        taken[layout] = seconds(layout)
+    best = min(taken, key=lambda layout: taken[layout])
+    net.to(memory_format=best)  # type: ignore[call-overload]
+    return best
+
+
+def settle(net: Any, runtime: Runtime, n_looks: int) -> int:
+    """Fit a loaded video network to its device, by trying; how many looks it takes at once.
+
+    On a GPU it takes what memory there is, in the faster layout; where the config asks for it, it is compiled
+    for what it will be called with.
+
+    Args:
+        net: a `VideoNet`, accelerated unless the config asks for float32.
+    """
+
+    @torch.inference_mode()
+    def look(n: int) -> None:  # at black pictures, as wide as films are
+        height = net.sampling.side_px
+        shape = (n, net.sampling.n_frames, height, height * 16 // 9, 3)
+        net.scores(torch.zeros(shape, dtype=torch.uint8, device=runtime.device)).cpu()
+
+    def seconds(layout: Layout) -> float:
+        net.layout = layout
+        look(n_looks)  # chooses its kernels
+        return min(timeit.repeat(lambda: look(n_looks), number=1, repeat=3))
+
+    if runtime.device.type == "cuda":
+        n_looks = fitting(n_looks, look)
+        if net.layout == torch.channels_last_3d:
+            net.layout = choose_layout(net.net, (net.layout, torch.contiguous_format), seconds)
+    if runtime.compiles:
+        try_compiled(net, "net", runtime, lambda: look(n_looks))
+    return n_looks
+
+
 def try_compiled(owner: nn.Module, name: str, runtime: Runtime, call: Callable[[], object]) -> None:
     """Compile the network `owner.name` for the one shape that `call` gives it; where that fails, say why and
     leave it as it was."""
@@ -79,7 +163,8 @@ def try_compiled(owner: nn.Module, name: str, runtime: Runtime, call: Callable[[
     setattr(owner, name, torch.compile(plain, dynamic=False, mode=mode))
     try:
         with torch.inference_mode():
-            call()
+            for _ in range(_WARM_CALLS):
+                call()
     except Exception as e:  # a compiler's trouble is of any kind
         setattr(owner, name, plain)
         first_line = str(e).strip().partition("\n")[0]
@@ -156,9 +241,38 @@ def accelerate_cnn(
             given and CPUs can pool.
         casts: False for a network that leaves the tolerance in bfloat16.
     """
+    dtype = fast_dtype(device) if casts else torch.float32
     fold_norms(net)
+    work_in_place(net)
+    if device.type == "cpu" and dtype == torch.float32:
+        use_products(net)
     net.to(device=device, memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    return cast_body(net, heads, fast_dtype(device)) if casts else torch.float32
+    return cast_body(net, heads, dtype)
+
+
+def work_in_place(net: nn.Module) -> None:
+    """Cut off and add up where the numbers lie.
+
+    It is right where what goes into them is read by nothing else: always in the networks of pytorchvideo, which
+    cut off after a convolution, a norm or a sum, and end each branch in a convolution.
+    """
+    for module in net.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = True
+        if hasattr(module, "branch_fusion"):
+            module.branch_fusion = _add_to_branch
+
+
+def _add_to_branch(shortcut: Tensor, branch: Tensor) -> Tensor:
+    return branch.add_(shortcut)
+
+
+def use_products(net: nn.Module) -> None:
+    """Make 1×1×1 convolutions products of matrices, which they are on channels-last memory."""
+    for module in net.modules():
+        is_point = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)
+        if is_point and module.groups == 1 and not any(module.padding):
+            module.__class__ = Pointwise
 
 
 def cast_body(net: nn.Module, heads: Sequence[str], dtype: torch.dtype) -> torch.dtype:

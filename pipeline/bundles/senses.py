@@ -17,7 +17,7 @@ import torch
 import torchaudio
 from torch import Tensor
 
-from pipeline.bundles.accelerate import Runtime, try_compiled
+from pipeline.bundles.accelerate import Runtime, settle
 from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_kind, check_options, load_part
 from pipeline.bundles.families.base import Overheard, VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
@@ -280,14 +280,12 @@ class ClipSight:
         self.evidence_names, self.is_for_actions = classes, torch.ones(len(classes), dtype=torch.bool)
         self.n_views = int(spec.options.get("temporal_views", 0))
         self.n_crops = int(spec.options.get("spatial_crops", 1))
+        # A network that is listened in to runs as it is: neither compiled nor recorded.
         self.chunk = runtime.at_once(2, 32)
+        if not tells:
+            self.chunk = settle(self.net, runtime, self.chunk)
         self.overheard = Overheard(self.net, self.net.n_classes, bundle.name) if tells else None
         self.token_dim = self.overheard.dim if self.overheard else 0
-        if runtime.compiles and not tells:  # a compiled network cannot be listened in to
-            side_px, n_frames = self.net.sampling.side_px, self.net.sampling.n_frames
-            shape = (self.chunk, n_frames, side_px, side_px, 3)
-            nothing = torch.zeros(shape, dtype=torch.uint8, device=runtime.device)
-            try_compiled(self.net, "net", runtime, lambda: self.net.scores(nothing))
 
     @torch.inference_mode()
     def perceive(self, batches: Sequence[ClipBatch], frames: Sequence[Tensor]) -> Sensed:
@@ -320,7 +318,10 @@ class ClipSight:
         n_crops: int,
     ) -> tuple[Tensor, Tokens | None]:
         n_clips = sum(len(batch) for batch in batches)
-        scores, n_looks = torch.zeros(n_clips, len(self.evidence_names)), torch.zeros(n_clips)
+        rows: list[int] = []
+        found: list[
+            Tensor
+        ] = []  # stays on the device, so that it need not wait for us between two batches
         by_shape: dict[torch.Size, list[_Look]] = {}
         all_looks = list(self._looks(batches, length_s, n_views))
         tokens = _token_a_look(all_looks, batches, n_clips, self.token_dim) if self.overheard else None
@@ -329,16 +330,20 @@ class ClipSight:
         for looks in by_shape.values():
             for i in range(0, len(looks), self.chunk):
                 part = looks[i : i + self.chunk]
-                rows = torch.tensor([look.row for look in part])
                 pictures = torch.stack([frames[x.batch][x.clip][x.places] for x in part])
                 pictures = filled(pictures, self.chunk)
                 for crop in range(n_crops):
-                    found = self.net.scores(pictures, crop, n_crops)[: len(part)].cpu()
-                    scores.index_add_(0, rows, found)
-                    n_looks.index_add_(0, rows, torch.ones(len(part)))
+                    # A copy, since a recorded graph writes its next answer over this one.
+                    found.append(self.net.scores(pictures, crop, n_crops)[: len(part)].clone())
+                    rows += [look.row for look in part]
                     if tokens is not None and self.overheard is not None:
-                        numbers = torch.tensor([look.number for look in part])
-                        tokens.values[rows, numbers] += self.overheard.take()[: len(part)] / n_crops
+                        at = [look.row for look in part], [look.number for look in part]
+                        tokens.values[at] += self.overheard.take()[: len(part)] / n_crops
+        scores, n_looks = torch.zeros(n_clips, len(self.evidence_names)), torch.zeros(n_clips)
+        if found:
+            clips = torch.tensor(rows)
+            scores.index_add_(0, clips, torch.cat(found).cpu())
+            n_looks.index_add_(0, clips, torch.ones(len(clips)))
         return scores / n_looks.clamp(min=1)[:, None], tokens
 
     def _looks(self, batches: Sequence[ClipBatch], length_s: float, n_views: int) -> Iterator[_Look]:

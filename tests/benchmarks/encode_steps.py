@@ -12,7 +12,6 @@ import argparse
 import copy
 import json
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -26,18 +25,12 @@ from pipeline.bundles.families.base import VideoNet, frame_places
 from pipeline.config import load_config
 from pipeline.records import Unit
 from pipeline.understand import decode
-from tests.benchmarks.encode import MAKERS, answer
+from tests.benchmarks.encode import answer, made
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "media" / "clips"
 PER_VIDEO = 2
 CPU = torch.device("cpu")
 Step = tuple[str, torch.nn.Module, int]  # its name, the network with it, clips at once
-
-
-def made(name: str) -> torch.nn.Module:
-    make = next(make for names, make in MAKERS.items() if name in names)
-    with tempfile.TemporaryDirectory() as folder:
-        return make(name, Path(folder))
 
 
 def x3d_steps() -> list[Step]:

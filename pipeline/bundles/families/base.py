@@ -119,11 +119,12 @@ class Network(nn.Module):
     """The library's network behind its own preprocessing; it runs as there until it is accelerated."""
 
     dtype = torch.float32
+    is_accelerated = False
     casts = False  # matrix products in `dtype`, the rest in float32
 
     def accelerate(self, device: torch.device) -> Self:
         """Move to a device and run as fast there as the answers allow (`pipeline.bundles.accelerate`)."""
-        self.dtype = fast_dtype(device)
+        self.is_accelerated, self.dtype = True, fast_dtype(device)
         self.casts = self.dtype != torch.float32
         return self.to(device)
 
@@ -145,7 +146,7 @@ class VideoNet(Network):
 
     def is_quick(self, frames: Tensor) -> bool:
         """Whether pictures may be prepared by `quick_squares`: on CPUs, where rounding is of no account."""
-        return self.dtype == torch.bfloat16 and frames.device.type == "cpu"
+        return self.is_accelerated and frames.device.type == "cpu"
 
     def prepare(self, frames: Tensor, crop: int = 0, n_crops: int = 1) -> Tensor | list[Tensor]:
         """uint8 (B, n_frames, H, W, 3) → the network's input.

@@ -117,7 +117,7 @@ class HubVideoNet(VideoNet):
             return super().accelerate(device)
         n_blocks, n_heads = len(self.net.blocks), 2 if self.published.alpha else 1  # type: ignore[arg-type]
         heads = [f"blocks.{i}" for i in range(n_blocks - n_heads, n_blocks)]
-        is_tame = self.published.rounds_well
+        is_tame, self.is_accelerated = self.published.rounds_well, True
         self.dtype = accelerate_cnn(self.net, heads, device, casts=is_tame)
         self.layout = torch.channels_last_3d
         return self
@@ -217,6 +217,7 @@ class TorchvisionVideoNet(VideoNet):
     def accelerate(self, device: torch.device) -> Self:
         """As `VideoNet`; the convolutional ones are folded, laid out and cast, Swin is cast as a whole: its
         many windows are short of memory bandwidth, not of products."""
+        self.is_accelerated = True
         if self.is_swin:
             self.dtype = cast_body(self.net.to(device), ("head",), fast_dtype(device))
             self.layout = torch.contiguous_format
