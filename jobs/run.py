@@ -275,7 +275,7 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     return offline.with_captions(encoded, load_part(part, plan.bundle.directory), part)
 
 
-def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, float]:
+def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, Any]:
     """What Ray reserves for one encoder. With a GPU no CPU: it would be one more than decoders leave, and the
     encoder would never begin."""
     run = config.run

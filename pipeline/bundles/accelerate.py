@@ -260,7 +260,7 @@ def work_in_place(net: nn.Module) -> None:
         if isinstance(module, nn.ReLU):
             module.inplace = True
         if hasattr(module, "branch_fusion"):
-            module.branch_fusion = _add_to_branch
+            module.branch_fusion = _add_to_branch  # type: ignore[assignment]
 
 
 def _add_to_branch(shortcut: Tensor, branch: Tensor) -> Tensor:
@@ -271,7 +271,7 @@ def use_products(net: nn.Module) -> None:
     """Make 1×1×1 convolutions products of matrices, which they are on channels-last memory."""
     for module in net.modules():
         is_point = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)
-        if is_point and module.groups == 1 and not any(module.padding):
+        if is_point and module.groups == 1 and module.padding in ((0, 0, 0), 0):
             module.__class__ = Pointwise
 
 

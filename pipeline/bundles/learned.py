@@ -236,26 +236,30 @@ class Learned:
         self.net, self.device = net.to(device).eval(), device
 
     @torch.inference_mode()
+    def tokens(self, told: Mapping[str, Tokens], pieces: Callable[[str], Tokens]) -> dict[str, Tokens]:
+        """What it judges by: tokens `told` by the bundle's senses, and those of encoders of its own.
+
+        Args:
+            pieces: what an encoder of its own takes of the same clips, by stream.
+        """
+        own = {name: pieces(name) for name in self.tuned}
+        return {**told, **tokens_of(self.tuned, own, self.device)}
+
+    @torch.inference_mode()
     def scores(
-        self,
-        told: Mapping[str, Tokens],
-        batches: Sequence[ClipBatch],
-        pieces: Callable[[str], Tokens],
+        self, tokens: Mapping[str, Tokens], batches: Sequence[ClipBatch]
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Scores (N, C) of each vocabulary, and which senses each clip was judged by (N, 2), video and audio.
 
         Args:
-            told: tokens of all clips of all `batches`, by stream.
-            pieces: what an encoder of its own takes of the same clips, by stream.
+            tokens: of all clips of all `batches`, by stream; see `tokens`.
 
         Raises:
             BundleError: a stream is not told, or has another dimension.
         """
-        own = {name: pieces(name) for name in self.tuned}
-        told = {**told, **tokens_of(self.tuned, own, self.device)}
-        self._check(told)
+        self._check(tokens)
         sizes = [len(batch) for batch in batches]
-        units = {name: _split(told[name], sizes) for name in self.spec.streams}
+        units = {name: _split(tokens[name], sizes) for name in self.spec.streams}
         clips = padded(units, middles_s(batches)).to(self.device)
         answers = self.net(clips)
         scores = {}

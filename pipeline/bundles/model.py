@@ -254,7 +254,8 @@ class Model:
     ) -> None:
         """Labels of the vocabularies that were learned, each under the senses that it was told by."""
         for part in self.learned:
-            scores, has = part.scores(tokens, batches, lambda name: self.pieces(name, batches))
+            own = part.tokens(tokens, lambda name: self.pieces(name, batches))
+            scores, has = part.scores(own, batches)
             by = {"fused": has.all(1), "video": has[:, 0] & ~has[:, 1], "audio": has[:, 1] & ~has[:, 0]}
             for space, found in scores.items():
                 names = part.spec.spaces[space].names

@@ -166,7 +166,8 @@ class Examiner:
         senses = self._sense(batch, length_s)
         known = self.vocabulary
         if known.learned is not None:
-            return _learned_scores(known.learned, known.space, told(senses), batch)
+            tokens = known.learned.tokens(told(senses), lambda name: self.model.pieces(name, [batch]))
+            return _learned_scores(known.learned, known.space, tokens, batch)
         has_video = bool(batch.has_video.any()) and senses.seen is not None
         has_audio = bool(batch.has_audio.any()) and senses.heard is not None
         if known.told_by != ALL:

@@ -59,15 +59,11 @@ def joined(*told):
     }  # fmt: skip
 
 
-def no_pieces(name):
-    raise AssertionError(name)
-
-
 def test_a_units_answers_do_not_depend_on_its_company(learned):
     a, b, c = tokens(3, 1), tokens(1, 2), tokens(2, 3)
     batches = [make_batch(n) for n in (3, 1, 2)]
-    together, _ = learned.scores(joined(a, b, c), batches, no_pieces)
-    alone, _ = learned.scores(b, batches[1:2], no_pieces)
+    together, _ = learned.scores(joined(a, b, c), batches)
+    alone, _ = learned.scores(b, batches[1:2])
     for name in SPEC.spaces:
         torch.testing.assert_close(together[name][3:4], alone[name], atol=1e-5, rtol=0)
     torch.testing.assert_close(together["what"].sum(1), torch.ones(6))
@@ -77,7 +73,7 @@ def test_a_clip_has_the_context_of_its_unit(learned):
     a, b = tokens(2, 1), tokens(2, 1)
     b["video"].values[1] += 3.0
     batch = [make_batch(2)]
-    first, second = (learned.scores(t, batch, no_pieces)[0]["what"][0] for t in (a, b))
+    first, second = (learned.scores(t, batch)[0]["what"][0] for t in (a, b))
     assert (first - second).abs().max() > 1e-4
 
 
@@ -86,7 +82,7 @@ def test_it_says_which_senses_it_was_told_by(learned):
     told["video"].valid[1] = False
     told["audio"].valid[2] = False
     told["audio"].values[2] = float("nan")  # what is absent may hold anything
-    scores, has = learned.scores(told, [make_batch(3)], no_pieces)
+    scores, has = learned.scores(told, [make_batch(3)])
     assert has.tolist() == [[True, True], [False, True], [True, False]]
     assert all(torch.isfinite(s).all() for s in scores.values())
 
@@ -94,10 +90,10 @@ def test_it_says_which_senses_it_was_told_by(learned):
 def test_a_stream_that_nobody_tells_is_named(learned):
     told = tokens(1, 1)
     with pytest.raises(BundleError, match="reads the tokens of 'audio', which no sense tells"):
-        learned.scores({"video": told["video"]}, [make_batch(1)], no_pieces)
+        learned.scores({"video": told["video"]}, [make_batch(1)])
     narrow = {name: Tokens(t.values[..., :8], t.middle_s, t.valid) for name, t in told.items()}
     with pytest.raises(BundleError, match="tokens of 12 numbers of 'video', which tells 8"):
-        learned.scores(narrow, [make_batch(1)], no_pieces)
+        learned.scores(narrow, [make_batch(1)])
 
 
 def test_units_of_other_lengths_are_filled_up():
