@@ -24,7 +24,7 @@ from pipeline.bundles.families.base import Caption, Captioner, Transcriber
 from pipeline.bundles.families.sentences import TextDecoder
 from pipeline.bundles.learned import MODALITIES, load_learned
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
-from pipeline.bundles.movement import make_movement
+from pipeline.bundles.movement import FIGHTS, make_movement
 from pipeline.bundles.senses import (
     PictureSight,
     Sensed,
@@ -330,6 +330,7 @@ class Model:
             stats=stats,
             has_audio=bool(present[1]),
             is_silent=is_silent,
+            camera=next((x for x in labels if self.spec.role(x.space) == "camera"), None),
         )
 
     def _foreground(self, labels: Sequence[Label]) -> list[Label]:
@@ -338,7 +339,11 @@ class Model:
         return [label for label in told if self.spec.role(label.space) != "camera"]
 
     def _best_actions(self, labels: Sequence[Label]) -> list[Label]:
-        """Actions for the sentence: by both senses where there are such, else by sight, else by sound."""
+        """Actions for the sentence: fights first, which were learned from fights and not from texts; else by
+        both senses where there are such, else by sight, else by sound."""
+        fights = [label for label in labels if label.space == FIGHTS]
+        if fights:
+            return fights
         actions = [label for label in labels if self.spec.role(label.space) == "actions"]
         for modality in ("fused", "video", "audio"):
             found = [label for label in actions if label.modality == modality]

@@ -9,6 +9,8 @@ from pipeline.heads.sentences import Asked, Told, deed_phrase
 from pipeline.records import Label
 
 _LIKELY = 0.7  # from here on an action is "probably", below it "perhaps"
+_SURE = 0.95  # from here on it is said what the camera does
+_CAMERA = {"pan": "pans", "tilt": "tilts", "zoom": "zooms", "roll": "rolls", "shake": "shakes"}
 _DARK, _STILL, _BUSY = 30.0, 1.0, 12.0  # grey levels of 0..255: mean, and mean change between pictures
 
 
@@ -30,6 +32,7 @@ class Evidence:
     stats: PictureStats | None  # None: the clip has no picture
     has_audio: bool
     is_silent: bool = False
+    camera: Label | None = None  # the surest of what the camera does
 
 
 def asked_of(evidence: Evidence, phrases: Mapping[str, str], deed_floor: float) -> Asked:
@@ -54,6 +57,7 @@ def compose(
         told: how a decoder says what `asked_of` asked; it stands in place of a plain list of what is in view.
     """
     seen, seen_scores = _seen(evidence, object_phrases, told)
+    seen += _filmed(evidence.camera)
     heard, heard_scores = _heard(evidence, sound_phrases)
     sentence = f"{seen}; {heard}." if heard else f"{seen}."
     scores = seen_scores + heard_scores
@@ -81,6 +85,12 @@ def _seen(evidence: Evidence, phrases: Mapping[str, str], told: Told | None) -> 
     if in_view:
         return in_view, scores
     return _unrecognised(evidence.stats), []
+
+
+def _filmed(camera: Label | None) -> str:
+    if camera is None or camera.score < _SURE or camera.label not in _CAMERA:
+        return ""
+    return f", the camera {_CAMERA[camera.label]}"
 
 
 def _hedged(told: Told, hedge: str) -> str:

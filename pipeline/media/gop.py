@@ -141,8 +141,9 @@ def choose_frames(
             i = groups.place[pts]
             group = int(groups.of[i])
             done = reach.get(group, groups.start[group] - 1)
-            is_extra = packets.is_disposable[i] and pts not in decoded
-            return max(0, i - done) + int(is_extra), abs(pts - t)
+            if pts in decoded:
+                return 0, abs(pts - t)
+            return max(0, i - done) + int(packets.is_disposable[i]), abs(pts - t)
 
         best = min(candidates, key=cost)
         i = groups.place[best]

@@ -12,11 +12,19 @@ from tests.batches import make_batch
 
 
 @pytest.mark.parametrize("n", [0, 1, 3])
-def test_a_batch_comes_back_as_it_went(n):
-    batch = make_batch(n)
+@pytest.mark.parametrize("motion_rate_hz", [0, 8])
+def test_a_batch_comes_back_as_it_went(n, motion_rate_hz):
+    batch = make_batch(n, motion_rate_hz=motion_rate_hz)
     back = unpack(pack(batch))
-    for field in dataclasses.fields(batch):
-        a, b = getattr(batch, field.name), getattr(back, field.name)
+    assert (back.motion is None) == (motion_rate_hz == 0)
+    if batch.motion is not None:
+        assert_same(batch.motion, back.motion)
+    assert_same(*(dataclasses.replace(x, motion=None) for x in (batch, back)))
+
+
+def assert_same(mine, theirs):
+    for field in dataclasses.fields(mine):
+        a, b = getattr(mine, field.name), getattr(theirs, field.name)
         if isinstance(a, np.ndarray):
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype

@@ -125,3 +125,11 @@ def test_a_plan_holds_all_that_its_frames_refer_to(packets, data):
         assert set(needed) - leading | {pts} <= plan.send
     disposable = {p for p, free in zip(order, packets.is_disposable, strict=True) if free}
     assert not (plan.send & disposable) - set(chosen)
+
+
+def test_a_frame_that_is_decoded_anyway_costs_nothing():
+    n = 40
+    packets = Packets(np.arange(n), np.arange(n) == 0, np.arange(n) % 2 == 1)
+    assert choose_frames(packets, range(n), [21], 1) == [20]
+    assert choose_frames(packets, range(n), [21], 1, decoded=plan_decode(packets, [21]).send) == [21]
+    assert choose_frames(packets, range(n), [9], 4, decoded=plan_decode(packets, [30]).send) == [8]

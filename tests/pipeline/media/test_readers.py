@@ -13,6 +13,7 @@ from pipeline.config import ClipConfig
 from pipeline.media.probe import probe
 from pipeline.media.video import (
     DecordReader,
+    GreyAsked,
     NvdecReader,
     PyAVReader,
     ReaderError,
@@ -142,12 +143,17 @@ def test_turned_and_mirrored_pictures_are_shown_as_a_player_shows_them(tmp_path,
     info = probe(uri)
     assert (info.video.width, info.video.height) == ((160, 120) if a else (120, 160))
     index = index_packets(uri, info, Fraction(0), FOREVER)
-    shown = read_frames(uri, info, index, [0], ClipConfig()).rgb[0]
+    frames = read_frames(uri, info, index, [0], ClipConfig(), (), [0])
+    shown, (small,) = frames.rgb[0], frames.grey.values()
+    assert small.shape == (72, 96)
+    grey = small.astype(int)
     height, width = shown.shape[:2]
     for (x, y), colour in corners.items():
         right, down = (1 + (a * x + c * y) / 2) / 2, (1 + (b * x + d * y) / 2) / 2
         pixel = shown[int(down * height), int(right * width)]
         assert np.abs(pixel.astype(int) - colour).max() < 60, (pixel, colour)
+        luma = np.dot([0.299, 0.587, 0.114], colour)
+        assert abs(grey[int(down * 72), int(right * 96)] - luma) < 30
 
 
 def test_interlaced_pictures_do_not_comb(tmp_path):
@@ -183,3 +189,50 @@ def test_interlaced_pictures_do_not_comb(tmp_path):
     between_lines = np.abs(np.diff(luminance, axis=1)).mean()
     assert between_lines < 3, "rows next to each other differ: two fields were woven"
     assert luminance.max() > 180
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("name", ["cfr", "vfr", "mkv", "ts"])
+def test_a_reader_gives_small_grey_pictures_in_the_same_pass(reader, name, files):
+    uri = str(files[name])
+    info = probe(uri)
+    index = index_packets(uri, info, Fraction(0), FOREVER)
+    chosen, small = index.pts[1::7], index.pts[::2]
+    try:
+        frames = READERS[reader](uri, info, index).read(chosen, 80, 60, GreyAsked(small, 32, 24))
+    except ReaderError:
+        assert (reader, name) == ("decord", "ts") or (
+            reader == "nvdec" and not torch.cuda.is_available()
+        )
+        return
+    assert frames.pts.tolist() == list(chosen)
+    assert sorted(frames.grey) == list(small)
+    for pts, picture in frames.grey.items():
+        t = float(pts * info.video.time_base - info.origin_s)
+        assert picture.shape == (24, 32)
+        assert (picture.mean() > 128) == (t >= 0.5 and abs(t - round(t)) < 0.02)
+
+
+def test_a_small_picture_near_its_instant_stands_in_where_that_spares_decoding(tmp_path):
+    """Every other picture is one that nothing refers to: 20 ms beside it lies one that is decoded anyway."""
+    uri = str(flash_and_click(tmp_path / "b.mp4", seconds=4, fps=50, acodec=None, b_frames=1))
+    info = probe(uri)
+    index = index_packets(uri, info, Fraction(0), FOREVER)
+    free = {int(p) for p, x in zip(index.packets.pts, index.packets.is_disposable, strict=True) if x}
+    assert len(free) > 60
+    instants = ticks(info, [(k + 0.5) / 8 for k in range(32)])
+    shown = read_frames(uri, info, index, ticks(info, [0.25, 3.75]), ClipConfig(), (), instants)
+    assert len(shown.grey_pts) == 32
+    assert not free & set(shown.grey_pts)
+    off_s = [abs(a - b) * info.video.time_base for a, b in zip(shown.grey_pts, instants, strict=True)]
+    assert max(off_s) <= Fraction(1, 24)
+
+
+def test_a_small_picture_is_the_one_on_screen_where_none_is_near(files):
+    uri = str(files["vfr"])
+    info = probe(uri)
+    index = index_packets(uri, info, Fraction(0), FOREVER)
+    instants = ticks(info, [0.3, 0.7, 1.5, 2.9])
+    shown = read_frames(uri, info, index, instants[:1], ClipConfig(), (), instants)
+    times = [round(float(p * info.video.time_base), 3) for p in shown.grey_pts]
+    assert times == [0.08, 0.5, 1.08, 2.04]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 
 from pipeline.config import load_config
 from pipeline.media.probe import probe
-from pipeline.records import Unit
+from pipeline.records import MediaError, Unit
 from pipeline.sync.align import read_clips
+from tests.benchmarks.footage import footage
 from tests.films import FPS, clouds, join, write_film
 from tests.media_factory import click_times, flash_and_click
 
@@ -193,3 +196,96 @@ def test_sound_without_picture_is_one_shot(tmp_path):
     batch, _ = clips_of(path, mode="shots")
     assert batch.start_s.tolist() == [0.0, 4.0]
     assert np.isnan(batch.cut_s).all()
+
+
+def times_of(motion, i):
+    return motion.time_s[i][motion.valid[i]]
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.ts"])
+def test_small_pictures_lie_on_the_same_clock(tmp_path, name):
+    path = flash_and_click(tmp_path / name, fps=25, audio_delay_s=0.5)
+    batch, _ = clips_of(path, length_s=2, stride_s=2, motion_rate_hz=25)
+    motion = batch.motion
+    assert motion.grey.shape == (5, 50, 72, 96)
+    assert motion.valid[:4].all()
+    is_white = motion.grey.mean(axis=(2, 3)) > 128
+    shown_s = motion.time_s[is_white & motion.valid]
+    assert len(shown_s) >= 9
+    assert np.abs(shown_s - np.round(shown_s)).max() < 0.021
+    instants = batch.start_s[:, None] + (np.arange(50) + 0.5) / 25
+    assert np.nanmax(np.abs(motion.time_s - instants)) < 0.042
+
+
+def test_a_clip_without_small_pictures_is_as_before_and_has_none(video_file):
+    without, _ = clips_of(video_file)
+    with_, _ = clips_of(video_file, motion_rate_hz=8)
+    assert without.motion is None
+    np.testing.assert_array_equal(without.frames, with_.frames)
+    np.testing.assert_array_equal(without.frame_time_s, with_.frame_time_s)
+
+
+def test_small_pictures_of_a_short_clip_end_with_it_and_the_last_goes_on(tmp_path):
+    batch, _ = clips_of(flash_and_click(tmp_path / "s.mp4", seconds=5), motion_rate_hz=8)
+    motion = batch.motion
+    assert motion.valid[1].tolist() == [True] * 8 + [False] * 24
+    assert (motion.grey[1, 8:] == motion.grey[1, 7]).all()
+    assert np.isnan(motion.time_s[1, 8:]).all()
+    assert (times_of(motion, 1) < 5).all()
+
+
+def test_overlapping_clips_share_small_pictures(video_file):
+    batch, _ = clips_of(video_file, length_s=4, stride_s=2, unit_s=12, motion_rate_hz=8)
+    first, second = batch.motion.grey[:2]
+    np.testing.assert_array_equal(first[16:], second[:16])
+
+
+def test_without_picture_nothing_moves(tmp_path):
+    wav = flash_and_click(tmp_path / "a.wav", seconds=3, vcodec=None, acodec="pcm_s16le")
+    motion = clips_of(wav, motion_rate_hz=8)[0].motion
+    assert motion.grey.shape == (1, 32, 72, 96)
+    assert not motion.valid.any()
+
+
+def test_of_a_damaged_file_the_small_pictures_that_come_out_are_shown_at_their_time(tmp_path):
+    small = {"codec": "libx264", "width": 192, "height": 128, "seconds": 8, "gop": 40}
+    path = footage(tmp_path / "torn.mp4", **small)
+    whole, _ = clips_of(path, length_s=2, stride_s=2, unit_s=60, motion_rate_hz=8)
+    content = bytearray(path.read_bytes())
+    for i in range(int(len(content) * 0.4), int(len(content) * 0.6), 5):
+        content[i] ^= 0xFF
+    path.write_bytes(content)
+    batch, report = clips_of(path, length_s=2, stride_s=2, unit_s=60, motion_rate_hz=8)
+    motion = batch.motion
+    assert report.n_decode_errors > 0
+    assert motion.valid[0].all()
+    assert not motion.valid.all()
+    np.testing.assert_array_equal(motion.grey[0], whole.motion.grey[0])
+    there = motion.valid & ~batch.is_damaged[:, None]
+    np.testing.assert_array_equal(motion.time_s[there], whole.motion.time_s[there])
+    i, p = np.argwhere(~motion.valid)[0]
+    assert p == 0 or (motion.grey[i, p] == motion.grey[i, p - 1]).all(), "the one before stands in"
+
+
+def test_small_pictures_too_count_against_the_memory_of_a_unit(video_file):
+    shape = ["clips.stride_s=1", "clips.motion_rate_hz=60", "run.decode_memory_mb=256"]
+    unit = Unit("u", "v", str(video_file), "1", 0.0, None)
+    for height_px, is_refused in ((72, False), (288, True)):
+        config = load_config(overrides=[*shape, f"clips.motion_height_px={height_px}"])
+        expected = (
+            pytest.raises(MediaError, match="MB for its pictures") if is_refused else nullcontext()
+        )
+        with expected:
+            read_clips(unit, probe(str(video_file)), config, RATE)
+
+
+@pytest.mark.parametrize("rate_hz", [8, 25])
+def test_no_small_picture_is_of_another_shot(grey_shots, rate_hz):
+    path, cuts, greys = grey_shots
+    batch, _ = clips_of(path, mode="shots", motion_rate_hz=rate_hz)
+    edges = [0.0, *cuts, 14.0]
+    for i, start in enumerate(batch.start_s):
+        grey = greys[np.searchsorted(edges, start + 1e-6, side="right") - 1]
+        means = batch.motion.grey[i].mean(axis=(1, 2))
+        assert np.abs(means - (0.15 * 128 + 0.85 * grey)).max() < 25
+        assert (times_of(batch.motion, i) < batch.end_s[i]).all()
