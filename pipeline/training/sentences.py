@@ -1,8 +1,8 @@
 """Sentences read from lips, from sound, or from both: the networks and the task behind `fusion.py`.
 
-    mouth pictures, 25 a second ─ convolutions ─ a token each 80 ms ┐
-                                                                    ├ fusion ─ evidence for each word
-    sound under noise, log-mel ─── convolutions ─ a token each 80 ms ┘        └ sentence embedding
+    mouth pictures, 25 a second ─ convolutions ─ a token each 80 ms ┐        ┌ each sense's evidence for words,
+                                                                    ├ fusion ┤ and embedding of the sentence:
+    sound under noise, log-mel ─── convolutions ─ a token each 80 ms ┘        └ the senses' are added
 
 All models have the same front ends and see the same examples, varied alike, in the same order.
 """
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.fusion import FUSIONS, EarlyFusion, FusionSize, seen
+from pipeline.fusion import FUSIONS, SENSES, FusionSize, Holding, OneSense, hold_still, start_from
 from pipeline.sync import lips
 from pipeline.training import grid
 from pipeline.training.losses import Contrastive, info_nce
@@ -138,73 +138,125 @@ class Said(NamedTuple):
     alone: tuple[tuple[Tensor, ...] | None, ...]  # `words` by each sense's tokens before they are fused
 
 
-class SentenceReader(nn.Module):
+class _Telling(nn.Module):
+    """What the tokens of one sense say.
+
+    Every token says how much it speaks for each word of the vocabulary; a word's evidence is the log-sum of
+    that over time, so that no word needs a known place.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.words, self.meaning = nn.Linear(dim, sum(_N_WORDS)), nn.Linear(dim, TEXT_DIM)
+
+    def forward(self, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, dim), those that count (B, N) → (B, words), (B, TEXT_DIM); zero where none counts."""
+        pooled = (tokens * counts[..., None]).sum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+        some = counts.any(1)[:, None]
+        return some * _evidence(self.words(tokens), counts), some * self.meaning(pooled)
+
+
+class SentenceReader(Holding):
     """Lips and sound → six words, and a vector in the space of sentence embeddings.
 
-    Every fused token says how much it speaks for each word of the vocabulary; a word's evidence is the
-    log-sum of that over time, so that no word needs a known place. A single sense is read by the early
-    fusion that never has the other: a plain transformer over it with as many weights as the others have.
+    What the senses say is added: as evidence that is independent given the words, until a fusion knows better.
+    With one sense it is what that one says.
     """
 
     def __init__(self, kind: str, size: FusionSize) -> None:
         super().__init__()
         self.senses = SINGLES.get(kind, (True, True))
-        self.seeing = _Seeing(size.dim) if self.senses[0] else None
-        self.hearing = _Hearing(size.dim) if self.senses[1] else None
-        self.fusion = FUSIONS[kind](size) if kind in FUSIONS else EarlyFusion(size)
-        self.words = nn.Linear(size.dim, sum(_N_WORDS))
-        self.alone = nn.ModuleList(
-            nn.Linear(size.dim, sum(_N_WORDS)) if sense else nn.Identity() for sense in self.senses
+        self.fusion = OneSense(size, kind) if kind in SINGLES else FUSIONS[kind](size)
+        fronts = (_Seeing, _Hearing)
+        self.fronts, self.alone, self.telling = (
+            nn.ModuleList(make(k) if has else nn.Identity() for k, has in enumerate(self.senses))
+            for make in (
+                lambda k: fronts[k](size.dim),
+                lambda _: nn.Linear(size.dim, sum(_N_WORDS)),
+                lambda _: _Telling(size.dim),
+            )
         )
-        self.meaning, self.contrastive = nn.Linear(size.dim, TEXT_DIM), Contrastive()
+        self.contrastive = Contrastive()
+
+    def start_from(self, video: SentenceReader, audio: SentenceReader) -> None:
+        """Take over the readers of one sense each and hold them; the fusion learns what crosses."""
+        start_from(self.fusion, video.fusion, audio.fusion)  # type: ignore[arg-type]
+        for k, single in enumerate((video, audio)):
+            for mine, theirs in (
+                (self.fronts, single.fronts),
+                (self.alone, single.alone),
+                (self.telling, single.telling),
+            ):
+                mine[k].load_state_dict(theirs[k].state_dict())
+                hold_still(mine[k])
 
     def forward(self, batch: Batch) -> Said:
         """What is said in each example."""
         b, device = len(batch.present), batch.columns.device
+        given = ((batch.pictures, batch.shown), (batch.columns,))
         none = batch.columns.new_zeros(b, 1, self.fusion.size.dim)
-        pictures = none if self.seeing is None else self.seeing(batch.pictures, batch.shown).float()
-        sounds = none if self.hearing is None else self.hearing(batch.columns).float()
-        looked = torch.arange(pictures.shape[1], device=device) * _PICTURES_A_TOKEN
-        heard = torch.arange(sounds.shape[1], device=device) * _COLUMNS_A_TOKEN
+        tokens = [
+            front(*x).float() if has else none
+            for front, x, has in zip(self.fronts, given, self.senses, strict=True)
+        ]
+        looked, heard = (
+            torch.arange(x.shape[1], device=device) * step
+            for x, step in zip(tokens, (_PICTURES_A_TOKEN, _COLUMNS_A_TOKEN), strict=True)
+        )
         times_s = (batch.times_s[:, looked], (heard / lips.COLUMNS_HZ).expand(b, -1))
         valid = (batch.shown[:, looked], batch.heard[:, heard])
         present = batch.present & torch.tensor(self.senses, device=device)
-        tokens = self.fusion(pictures, sounds, present, times_s=times_s, valid=valid)
-        counts = seen(pictures, sounds, present, valid)
-        pooled = (tokens * counts[..., None]).sum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+        fused = self.fusion(*tokens, present, times_s=times_s, valid=valid)
+        said = [
+            tell(x, there & present[:, k, None])
+            for k, (tell, x, there) in enumerate(
+                zip(self.telling, fused.split([x.shape[1] for x in tokens], 1), valid, strict=True)
+            )
+            if self.senses[k]
+        ]
         return Said(
-            _evidence(self.words(tokens), counts),
-            self.meaning(pooled),
+            sum(words for words, _ in said).split(_N_WORDS, 1),
+            sum(meaning for _, meaning in said),
             self.contrastive.scale,
             tuple(
-                _evidence(head(x), there) if sense else None
-                for sense, head, x, there in zip(
-                    self.senses, self.alone, (pictures, sounds), valid, strict=True
-                )
+                _evidence(head(x), there).split(_N_WORDS, 1) if has else None
+                for has, head, x, there in zip(self.senses, self.alone, tokens, valid, strict=True)
             ),
         )
 
 
-def _evidence(words: Tensor, counts: Tensor) -> tuple[Tensor, ...]:
-    """Logits of each word from what every token (B, N, words) says, of those that count (B, N)."""
-    total = words.float().masked_fill(~counts[..., None], -1e4).logsumexp(1)
-    return total.split(_N_WORDS, 1)
+def _evidence(words: Tensor, counts: Tensor) -> Tensor:
+    """(B, words) from what every token (B, N, words) says, of those that count (B, N)."""
+    return words.float().masked_fill(~counts[..., None], -1e4).logsumexp(1)
 
 
 class ReadSentences:
-    """The task: a kind of fusion, or a single sense, learns to read sentences."""
+    """The task: a kind of fusion, or a single sense, learns to read sentences.
+
+    `singles` are trained readers of video and of audio for a fusion to start from; None: it starts from nothing.
+    """
 
     def __init__(
-        self, kind: str, learning: Learning, train: grid.Heads, watch: grid.Heads, texts: Tensor
+        self,
+        kind: str,
+        learning: Learning,
+        train: grid.Heads,
+        watch: grid.Heads,
+        texts: Tensor,
+        singles: tuple[SentenceReader, SentenceReader] | None = None,
     ) -> None:
         self.kind, self.learning, self.train, self.watch = kind, learning, train, watch
+        self.singles = singles
         if kind in SINGLES:  # its one sense is never removed
             self.learning = learning.model_copy(update={"sense_dropout": 0.0})
         self.watched = plain(watch, learning.watch_snr_db, 0, "babble")
         self.texts, self.n_examples = texts, len(train)  # (n, 384)
 
     def make_net(self) -> nn.Module:
-        return SentenceReader(self.kind, self.learning.size)
+        net = SentenceReader(self.kind, self.learning.size)
+        if self.singles is not None:
+            net.start_from(*self.singles)
+        return net
 
     def loss(self, net: nn.Module, indices: Tensor, random: np.random.Generator) -> Tensor:
         batch = varied(self.train, indices.numpy(), self.learning, random)
