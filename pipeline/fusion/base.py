@@ -31,7 +31,9 @@ class FusionSize:
     depth: int = 3  # layers
     num_heads: int = 4
     dropout: float = 0.1
-    n_shared: int = 4  # learned tokens of each sense in place of the other; they carry news (bottleneck)
+    n_shared: int = (
+        4  # learned tokens of each sense in place of the other; they carry news (bottleneck)
+    )
     n_apart: int = 1  # layers before the first exchange (bottleneck)
     # In how long the fastest and the slowest channel of a position turn once: the finest time told
     # apart, and more than the longest clip.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pipeline.fusion.base import Across, Fusion, FusionSize, Pair, Sense, Stream
 

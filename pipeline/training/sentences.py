@@ -13,7 +13,7 @@ import dataclasses
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.fusion import FUSIONS, SENSES, FusionSize, Holding, OneSense, hold_still, start_from
+from pipeline.fusion import FUSIONS, FusionSize, Holding, OneSense, hold_still, start_from
 from pipeline.sync import lips
 from pipeline.training import grid
 from pipeline.training.losses import Contrastive, info_nce
@@ -32,6 +32,7 @@ SEEN_PX = (32, 48)  # height, width of what the network is shown of a mouth
 TEXT_DIM = 384  # of MiniLM
 _N_WORDS = [len(words) for words in grid.WORDS.values()]
 _PICTURES_A_TOKEN, _COLUMNS_A_TOKEN = 2, 8
+_N_AT_ONCE = 32  # examples
 _HIDDEN = {
     "pictures": (15, grid.N_PICTURES),
     "columns": (60, 300),
@@ -49,7 +50,10 @@ class Learning(BaseModel):
     clean_share: float = Field(0.2, ge=0, le=1, description="of examples without noise")
     watch_snr_db: float = Field(0.0, description="at which the watched fold is read")
     sense_dropout: float = Field(
-        0.4, ge=0, lt=1, description="share of examples with one sense removed"
+        0.4, ge=0, lt=1, description="share of examples with one sense removed, where both senses learn"
+    )
+    n_draws: int = Field(
+        16, ge=1, description="variations of each example for what learns over held front ends"
     )
     align_weight: float = Field(0.1, ge=0, description="of the alignment with the sentence's embedding")
     alone_weight: float = Field(0.5, ge=0, description="of each sense's words before it is fused")
@@ -67,9 +71,38 @@ class Batch:
     heard: Tensor  # (B, n) bool
     present: Tensor  # (B, 2) bool, video, audio
 
-    def only(self, senses: Sequence[bool]) -> Batch:
-        """The same with no other than `senses`."""
-        return dataclasses.replace(self, present=self.present & torch.tensor(senses))
+
+@dataclass(frozen=True)
+class Tokens:
+    """What front ends make of a batch."""
+
+    video: Tensor  # (B, Nv, dim)
+    audio: Tensor  # (B, Na, dim)
+    video_s: Tensor  # (B, Nv) when
+    audio_s: Tensor  # (B, Na)
+    video_valid: Tensor  # (B, Nv) bool
+    audio_valid: Tensor  # (B, Na) bool
+    present: Tensor  # (B, 2) bool
+
+
+Given = TypeVar("Given", Batch, Tokens)
+
+
+def only(given: Given, senses: Sequence[bool]) -> Given:
+    """The same with no other than `senses`."""
+    return dataclasses.replace(given, present=given.present & torch.tensor(senses))
+
+
+def taken(given: Given, indices: Tensor | slice) -> Given:
+    """Some examples of it."""
+    names = [f.name for f in dataclasses.fields(given)]
+    return dataclasses.replace(given, **{name: getattr(given, name)[indices] for name in names})
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """The examples of all `parts`, one after the other."""
+    names = [f.name for f in dataclasses.fields(Tokens)]
+    return Tokens(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 class _Seeing(nn.Module):
@@ -190,22 +223,12 @@ class SentenceReader(Holding):
                 mine[k].load_state_dict(theirs[k].state_dict())
                 hold_still(mine[k])
 
-    def forward(self, batch: Batch) -> Said:
+    def forward(self, given: Batch | Tokens) -> Said:
         """What is said in each example."""
-        b, device = len(batch.present), batch.columns.device
-        given = ((batch.pictures, batch.shown), (batch.columns,))
-        none = batch.columns.new_zeros(b, 1, self.fusion.size.dim)
-        tokens = [
-            front(*x).float() if has else none
-            for front, x, has in zip(self.fronts, given, self.senses, strict=True)
-        ]
-        looked, heard = (
-            torch.arange(x.shape[1], device=device) * step
-            for x, step in zip(tokens, (_PICTURES_A_TOKEN, _COLUMNS_A_TOKEN), strict=True)
-        )
-        times_s = (batch.times_s[:, looked], (heard / lips.COLUMNS_HZ).expand(b, -1))
-        valid = (batch.shown[:, looked], batch.heard[:, heard])
-        present = batch.present & torch.tensor(self.senses, device=device)
+        given = self.tokens(given) if isinstance(given, Batch) else given
+        tokens, valid = (given.video, given.audio), (given.video_valid, given.audio_valid)
+        present = given.present & torch.tensor(self.senses, device=given.present.device)
+        times_s = (given.video_s, given.audio_s)
         fused = self.fusion(*tokens, present, times_s=times_s, valid=valid)
         said = [
             tell(x, there & present[:, k, None])
@@ -224,16 +247,73 @@ class SentenceReader(Holding):
             ),
         )
 
+    def tokens(self, batch: Batch) -> Tokens:
+        """What the front ends make of it; a sense that the reader lacks is one token of zeros."""
+        b, device = len(batch.present), batch.columns.device
+        given = ((batch.pictures, batch.shown), (batch.columns,))
+        none = batch.columns.new_zeros(b, 1, self.fusion.size.dim)
+        video, audio = (
+            front(*x).float() if has else none
+            for front, x, has in zip(self.fronts, given, self.senses, strict=True)
+        )
+        looked = torch.arange(video.shape[1], device=device) * _PICTURES_A_TOKEN
+        heard = torch.arange(audio.shape[1], device=device) * _COLUMNS_A_TOKEN
+        return Tokens(
+            video,
+            audio,
+            batch.times_s[:, looked],
+            (heard / lips.COLUMNS_HZ).expand(b, -1),
+            batch.shown[:, looked],
+            batch.heard[:, heard],
+            batch.present,
+        )
+
 
 def _evidence(words: Tensor, counts: Tensor) -> Tensor:
     """(B, words) from what every token (B, N, words) says, of those that count (B, N)."""
     return words.float().masked_fill(~counts[..., None], -1e4).logsumexp(1)
 
 
+class Singles:
+    """Trained readers of video and of audio, from which fusions start, and what their front ends make of
+    examples: they are held, so each example is drawn `n_draws` times and then read as often as is liked."""
+
+    def __init__(self, video: SentenceReader, audio: SentenceReader) -> None:
+        self.readers = (video, audio)
+        self._kept: tuple[tuple[Any, ...], Tokens] | None = None
+
+    def of(self, sense: str) -> SentenceReader:
+        """The reader of video, or of audio."""
+        return self.readers[tuple(SINGLES).index(sense)]
+
+    @torch.no_grad()
+    def tokens(self, batch: Batch) -> Tokens:
+        """What the two front ends make of it."""
+        video, audio = (reader.tokens(batch) for reader in self.readers)
+        heard = {f.name: getattr(audio, f.name) for f in dataclasses.fields(Tokens)}
+        return dataclasses.replace(
+            video, **{name: x for name, x in heard.items() if name.startswith("audio")}
+        )
+
+    @torch.no_grad()
+    def drawn(self, heads: grid.Heads, learning: Learning) -> Tokens:
+        """Each example of `heads` in `n_draws` variations; those of the first draw first."""
+        key = (id(heads), learning)
+        if self._kept is None or self._kept[0] != key:
+            parts = []
+            for draw in range(learning.n_draws):
+                for indices in torch.arange(len(heads)).split(_N_AT_ONCE):
+                    random = np.random.default_rng([draw, int(indices[0])])
+                    parts.append(self.tokens(varied(heads, indices.numpy(), learning, random)))
+            self._kept = (key, joined(parts))
+        return self._kept[1]
+
+
 class ReadSentences:
     """The task: a kind of fusion, or a single sense, learns to read sentences.
 
-    `singles` are trained readers of video and of audio for a fusion to start from; None: it starts from nothing.
+    From `singles` a fusion starts, holds them and learns only what crosses; a single sense goes on learning
+    from where its own stands. None: both start from nothing.
     """
 
     def __init__(
@@ -243,37 +323,50 @@ class ReadSentences:
         train: grid.Heads,
         watch: grid.Heads,
         texts: Tensor,
-        singles: tuple[SentenceReader, SentenceReader] | None = None,
+        singles: Singles | None = None,
     ) -> None:
         self.kind, self.learning, self.train, self.watch = kind, learning, train, watch
         self.singles = singles
-        if kind in SINGLES:  # its one sense is never removed
+        self.is_held = singles is not None and kind in FUSIONS
+        if kind in SINGLES or self.is_held:  # nothing would be learned from a sense removed
             self.learning = learning.model_copy(update={"sense_dropout": 0.0})
-        self.watched = plain(watch, learning.watch_snr_db, 0, "babble")
+        self.watched: Batch | Tokens = plain(watch, learning.watch_snr_db, 0, "babble")
+        if self.is_held and singles is not None:
+            self.watched = singles.tokens(self.watched)
         self.texts, self.n_examples = texts, len(train)  # (n, 384)
 
     def make_net(self) -> nn.Module:
         net = SentenceReader(self.kind, self.learning.size)
-        if self.singles is not None:
-            net.start_from(*self.singles)
+        if self.singles is None:
+            return net
+        if self.kind in SINGLES:
+            net.load_state_dict(self.singles.of(self.kind).state_dict())
+        else:
+            net.start_from(*self.singles.readers)
         return net
 
     def loss(self, net: nn.Module, indices: Tensor, random: np.random.Generator) -> Tensor:
-        batch = varied(self.train, indices.numpy(), self.learning, random)
-        said = net(batch)
+        given: Batch | Tokens
+        if self.is_held and self.singles is not None:
+            draws = torch.from_numpy(random.integers(self.learning.n_draws, size=len(indices)))
+            drawn = self.singles.drawn(self.train, self.learning)
+            given = taken(drawn, draws * self.n_examples + indices)
+        else:
+            given = varied(self.train, indices.numpy(), self.learning, random)
+        said = net(given)
         targets, learning = torch.from_numpy(self.train.words)[indices], self.learning
         loss = _wrong(said.words, targets, learning.label_smoothing).mean()
         for k, words in enumerate(said.alone):
-            if words is not None:
+            if words is not None and not self.is_held:
                 wrong = _wrong(words, targets, learning.label_smoothing)
-                loss = loss + learning.alone_weight * (wrong * batch.present[:, k]).mean()
+                loss = loss + learning.alone_weight * (wrong * given.present[:, k]).mean()
         align = info_nce(said.embedding, self.texts[indices], said.scale)
         return loss + learning.align_weight * align
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         """Share of words right on the watched fold under babble, with each set of senses."""
         found = {
-            name: float(answer(net, self.watched.only(senses), self.watch.words).right.mean())
+            name: float(answer(net, only(self.watched, senses), self.watch.words).right.mean())
             for name, senses in conditions(self.kind).items()
         }
         return found | {"score": float(np.mean(list(found.values())))}
@@ -361,14 +454,12 @@ class Answers:
 
 
 @torch.no_grad()
-def answer(net: nn.Module, batch: Batch, words: npt.NDArray[np.int64], n_at_once: int = 32) -> Answers:
+def answer(net: nn.Module, given: Batch | Tokens, words: npt.NDArray[np.int64]) -> Answers:
     """Ask a model."""
     right, embeddings = [], []
-    for at in range(0, len(words), n_at_once):
-        part = Batch(*(getattr(batch, f.name)[at : at + n_at_once] for f in dataclasses.fields(Batch)))
-        said = net(part)
-        right.append(
-            np.stack([x.argmax(-1).cpu().numpy() for x in said.words], 1) == words[at : at + n_at_once]
-        )
+    for at in range(0, len(words), _N_AT_ONCE):
+        here = slice(at, at + _N_AT_ONCE)
+        said = net(taken(given, here))
+        right.append(np.stack([x.argmax(-1).cpu().numpy() for x in said.words], 1) == words[here])
         embeddings.append(said.embedding)
     return Answers(np.concatenate(right), torch.cat(embeddings))
