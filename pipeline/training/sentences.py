@@ -38,6 +38,7 @@ _HIDDEN = {
     "columns": (60, 300),
     "bands": (8, lips.N_BANDS),
 }  # at most, of
+_NO_COLUMNS = np.zeros((grid.CLIP_S * lips.COLUMNS_HZ, lips.N_BANDS), np.float32)
 
 
 class Learning(BaseModel):
@@ -129,15 +130,15 @@ class _Seeing(nn.Module):
     def forward(self, pictures: Tensor, shown: Tensor) -> Tensor:
         """(B, T, H, W) uint8, (B, T) → (B, ⌈T / 2⌉, dim)."""
         x = pictures.float() / 255
-        count = shown.sum(1).clamp(min=1)[:, None, None, None] * x[0, 0].numel()
-        mask = shown[..., None, None]
-        mean = (x * mask).sum((1, 2, 3), keepdim=True) / count
-        deviation = (((x - mean) ** 2 * mask).sum((1, 2, 3), keepdim=True) / count).sqrt()
-        x = (x - mean) / (deviation + 0.01) * mask
+        shares = shown / shown.sum(1, keepdim=True).clamp(min=1)
+        mean = (x.mean((2, 3)) * shares).sum(1)[:, None, None, None]
+        deviation = (((x - mean) ** 2).mean((2, 3)) * shares).sum(1).sqrt()[:, None, None, None]
+        x = (x - mean) * (shown[..., None, None] / (deviation + 0.01))
         n = x.shape[1]
         padded = F.pad(x[:, None], (0, 0, 0, 0, 2, 2))[:, 0]
-        stacks = torch.stack([padded[:, k : k + n : _PICTURES_A_TOKEN] for k in range(5)], 2)
-        y = self.convs(stacks.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        # Five pictures side by side are the channels, which the convolutions want innermost.
+        stacks = torch.stack([padded[:, k : k + n : _PICTURES_A_TOKEN] for k in range(5)], -1)
+        y = self.convs(stacks.flatten(0, 1).permute(0, 3, 1, 2))
         y = y.view(*stacks.shape[:2], -1).transpose(1, 2)  # (B, dim, ⌈T / 2⌉)
         return self.out(self.over_time(y)).transpose(1, 2)
 
@@ -352,7 +353,8 @@ class ReadSentences:
             drawn = self.singles.drawn(self.train, self.learning)
             given = taken(drawn, draws * self.n_examples + indices)
         else:
-            given = varied(self.train, indices.numpy(), self.learning, random)
+            is_heard = self.kind != "video"
+            given = varied(self.train, indices.numpy(), self.learning, random, is_heard=is_heard)
         said = net(given)
         targets, learning = torch.from_numpy(self.train.words)[indices], self.learning
         loss = _wrong(said.words, targets, learning.label_smoothing).mean()
@@ -387,16 +389,24 @@ def conditions(kind: str) -> dict[str, tuple[bool, bool]]:
 
 
 def varied(
-    heads: grid.Heads, indices: npt.NDArray[np.int64], learning: Learning, random: np.random.Generator
+    heads: grid.Heads,
+    indices: npt.NDArray[np.int64],
+    learning: Learning,
+    random: np.random.Generator,
+    *,
+    is_heard: bool = True,
 ) -> Batch:
-    """Examples to train on: noise, sense, place, mirroring, missing stretches drawn anew."""
+    """Examples to train on: noise, sense, place, mirroring, missing stretches drawn anew. Where nobody hears
+    them they are alike but for columns of zeros."""
     pictures, columns, shown, heard, present = [], [], [], [], []
     for i in indices:
         kind = "babble" if random.random() < 0.5 else "sound"
         snr_db = np.inf if random.random() < learning.clean_share else random.uniform(*learning.snr_db)
-        sound = grid.mixed(heads.sounds[i], heads.noise_for(i, kind, random), snr_db)
+        noise = heads.noise_for(i, kind, random)
         there, bands = _hidden("columns", random), _hidden("bands", random)
-        columns.append(np.where(there[:, None] & bands, _columns(sound), 0.0))
+        sound = grid.mixed(heads.sounds[i], noise, snr_db) if is_heard else None
+        found = _NO_COLUMNS if sound is None else _columns(sound)
+        columns.append(np.where(there[:, None] & bands, found, np.float32(0)))
         heard.append(there)
         shown.append(heads.shown[i] & _hidden("pictures", random))
         top, left = (
