@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +164,8 @@ class Fusion(Holding):
     """Tokens of two senses → the same tokens, fused. A kind of fusion fills in `fuse`."""
 
     size: FusionSize
-    streams: nn.ModuleList  # of `Stream`, video and audio
+    # Of a kind in which senses meet:
+    streams: nn.ModuleList  # `Stream` of video, of audio
     opening: nn.Parameter  # what crosses is multiplied by this
 
     def forward(
@@ -203,6 +205,11 @@ class Fusion(Holding):
         fused = torch.cat(self.fuse(video, audio), 1)
         seen = torch.cat([video.seen, audio.seen], 1)[..., None]
         return torch.where(seen, fused, torch.zeros_like(fused))
+
+    def pair(self) -> tuple[Stream, Stream]:
+        """The streams of video and of audio."""
+        video, audio = self.streams
+        return cast(Stream, video), cast(Stream, audio)
 
     def fuse(self, video: Sense, audio: Sense) -> Pair:
         """(B, Nv, dim), (B, Na, dim); anything finite where nothing was to be seen."""

@@ -3,6 +3,8 @@ them layer by layer (Multimodal Bottleneck Transformer, https://arxiv.org/abs/21
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -26,25 +28,26 @@ class BottleneckFusion(Fusion):
         self.opening = nn.Parameter(torch.ones(n_met, 2, size.dim))
 
     def fuse(self, video: Sense, audio: Sense) -> Pair:
-        streams, n = list(self.streams), self.size.n_shared
+        streams = self.pair()
         begun = [stream.begin(s) for stream, s in zip(streams, (video, audio), strict=True)]
         tokens = [s.tokens for s in begun]
         for layer in range(self.size.depth):
-            met = layer - self.size.n_apart
-            if met >= 0:
-                news = [
-                    self.gather[met][k](s.holding(x), n)
-                    for k, (s, x) in enumerate(zip(begun, tokens, strict=True))
-                ]
-                tokens = [
-                    torch.cat([x[:, :n] + news[1 - k] * self.opening[met, k], x[:, n:]], 1)
-                    for k, x in enumerate(tokens)
-                ]
+            if layer >= self.size.n_apart:
+                tokens = self._met(layer - self.size.n_apart, tokens, begun)
             tokens = [
                 stream.layer(layer, x, s) for stream, x, s in zip(streams, tokens, begun, strict=True)
             ]
         seen, heard = (stream.end(x) for stream, x in zip(streams, tokens, strict=True))
         return seen, heard
+
+    def _met(self, time: int, tokens: list[Tensor], begun: list[Sense]) -> list[Tensor]:
+        """Tokens of both senses (B, n_shared + N, dim) once the shared ones have met."""
+        n, gather = self.size.n_shared, cast(nn.ModuleList, self.gather[time])
+        news = [gather[k](begun[k].holding(tokens[k]), n) for k in range(2)]
+        return [
+            torch.cat([x[:, :n] + news[1 - k] * self.opening[time, k], x[:, n:]], 1)
+            for k, x in enumerate(tokens)
+        ]
 
 
 class _News(nn.Module):

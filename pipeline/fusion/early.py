@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import nn
 
@@ -26,10 +28,11 @@ class EarlyFusion(Fusion):
         self.opening = nn.Parameter(torch.ones(size.depth, 2, size.dim))
 
     def fuse(self, video: Sense, audio: Sense) -> Pair:
-        streams = list(self.streams)
+        streams = self.pair()
         begun = [stream.begin(s) for stream, s in zip(streams, (video, audio), strict=True)]
         tokens = [s.tokens for s in begun]
-        for layer, across in enumerate(self.across):
+        for layer in range(self.size.depth):
+            across = cast(nn.ModuleList, self.across[layer])
             taken = [
                 across[k](tokens[k], begun[k].times_s, begun[1 - k].holding(tokens[1 - k]))
                 for k in range(2)

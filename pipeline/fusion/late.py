@@ -67,7 +67,7 @@ class GatedFusion(Fusion):
 
     def fuse(self, video: Sense, audio: Sense) -> Pair:
         senses = (video, audio)
-        seen, heard = (stream(s) for stream, s in zip(self.streams, senses, strict=True))
+        seen, heard = (stream(s) for stream, s in zip(self.pair(), senses, strict=True))
         weights = self.weights(seen, heard, video, audio)
         return seen * weights[:, :1, None], heard * weights[:, 1:, None]
 

@@ -86,7 +86,7 @@ class Tokens:
     present: Tensor  # (B, 2) bool
 
 
-Given = TypeVar("Given", Batch, Tokens)
+Given = TypeVar("Given", bound=Batch | Tokens)
 
 
 def only(given: Given, senses: Sequence[bool]) -> Given:
