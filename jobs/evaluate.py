@@ -141,13 +141,13 @@ def evaluate_fusion(
         InputError: an unknown kind of fusion, or data that are not there.
     """
     from pipeline.fusion import FUSIONS
-    from pipeline.training.fusion import RECIPE, SINGLES, compare, load_recipe, tables
+    from pipeline.training.fusion import RECIPE, REFERENCES, compare, load_recipe, tables
 
     kinds = tuple(FUSIONS) if fusion == "all" else tuple(fusion.split(","))
     unknown = sorted(set(kinds) - set(FUSIONS))
     if unknown:
         raise InputError(f"--fusion {fusion}: expected all, or some of {', '.join(FUSIONS)}")
-    recipe = load_recipe(RECIPE).model_copy(update={"models": (*kinds, *SINGLES)})
+    recipe = load_recipe(RECIPE).model_copy(update={"models": (*kinds, *REFERENCES)})
     try:
         found = compare(Path(data), Path(work), recipe, tell)
     except FileNotFoundError as e:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from pipeline.fusion.base import Fusion, FusionSize, Pair, Sense, streams
+from pipeline.fusion.base import Fusion, FusionSize, Pair, Sense, Stream
+
+_JUDGE_MLP_RATIO = 4.0  # what crosses has then about as many weights in the three kinds
 
 
 class LateFusion(nn.Module):
@@ -49,37 +51,36 @@ class LateFusion(nn.Module):
 
 
 class GatedFusion(Fusion):
-    """A transformer for each sense; a learned gate weighs what the two say.
+    """A stream for each sense; a learned gate weighs what the two say.
 
-    It needs no token for an absent sense: the other never hears of it.
+    For each sense a layer looks over all that its stream says and judges how far to go by it, as where noise
+    left it unsure. With one sense absent the other has all the weight it has alone.
     """
 
     def __init__(self, size: FusionSize) -> None:
         super().__init__()
         self.size = size
-        self.streams = streams(size)
-        self.norms = nn.ModuleList(nn.LayerNorm(size.dim) for _ in range(2))
+        self.streams = nn.ModuleList(Stream(size) for _ in range(2))
+        self.judges = nn.ModuleList(size.block(_JUDGE_MLP_RATIO) for _ in range(2))
         self.strength = nn.ModuleList(nn.Linear(size.dim, 1) for _ in range(2))
+        self.opening = nn.Parameter(torch.ones(2))
 
     def fuse(self, video: Sense, audio: Sense) -> Pair:
-        tokens = []
-        for blocks, norm, sense in zip(self.streams, self.norms, (video, audio), strict=True):
-            x = sense.tokens
-            shown = sense.seen | ~sense.present[:, None]  # no token may have nothing to look at
-            for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, sense.times_s, shown)
-            tokens.append(norm(x))
-        weights = self.weights(tokens[0], tokens[1], video, audio)
-        return tokens[0] * weights[:, :1, None], tokens[1] * weights[:, 1:, None]
+        senses = (video, audio)
+        seen, heard = (stream(s) for stream, s in zip(self.pair(), senses, strict=True))
+        weights = self.weights(seen, heard, video, audio)
+        return seen * weights[:, :1, None], heard * weights[:, 1:, None]
 
     def weights(self, seen: Tensor, heard: Tensor, video: Sense, audio: Sense) -> Tensor:
-        """How much each sense counts, (B, 2), by the mean of its tokens; their mean over the senses present
-        is 1."""
+        """How much each sense counts, (B, 2), by its tokens; their mean over the senses present is 1."""
         strengths = []
-        for net, x, sense in zip(self.strength, (seen, heard), (video, audio), strict=True):
+        for judge, net, x, sense in zip(
+            self.judges, self.strength, (seen, heard), (video, audio), strict=True
+        ):
+            judged = judge(x, sense.times_s, sense.seen | ~sense.present[:, None])
             shown = sense.seen[..., None].to(x.dtype)
-            strengths.append(net((x * shown).sum(1) / shown.sum(1).clamp(min=1)))
-        strength = torch.cat(strengths, 1)
+            strengths.append(net((judged * shown).sum(1) / shown.sum(1).clamp(min=1)))
+        strength = torch.cat(strengths, 1) * self.opening
         present = torch.stack([video.present, audio.present], 1)
         # Not −inf: where both are absent the softmax must stay finite.
         strength = strength.masked_fill(~present, torch.finfo(strength.dtype).min)

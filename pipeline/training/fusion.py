@@ -2,8 +2,11 @@
 
     python -m pipeline.training.fusion DATA --work DIR [--recipe configs/train/fusion.yaml]
 
+    train each sense alone ─ every fusion starts from these two (pipeline.fusion.start), learns what crosses
+                           └ trained on by themselves for as many steps, they are held against it
+
 Reads `DATA/grid` and `DATA/esc10` once, trains every model of the recipe (`pipeline.training.sentences`),
-measures all of them on the same sentences under the same noises, prints a table and writes `DIR/fusion.json`.
+measures all of them on the same sentences under the same noises, prints tables and writes `DIR/fusion.json`.
 What is read and the trainings are kept in DIR, so that the command goes on where it stopped.
 """
 
@@ -13,7 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +33,24 @@ from pipeline.fusion import FUSIONS
 from pipeline.records import short_hash
 from pipeline.training import grid
 from pipeline.training.loop import LoopConfig, fit
-from pipeline.training.sentences import SINGLES, Learning, ReadSentences, answer, conditions, plain
+from pipeline.training.sentences import (
+    SINGLES,
+    Learning,
+    ReadSentences,
+    SentenceReader,
+    Singles,
+    answer,
+    conditions,
+    only,
+    plain,
+)
 
 RECIPE = CONFIG_DIR / "train" / "fusion.yaml"
-MODELS = (*FUSIONS, *SINGLES)
+ADDED = "added"  # what the two models of one sense say, added: a fusion that has learned nothing yet
+LONGER = {f"{sense} longer": sense for sense in SINGLES}
+ALONE = {sense: sense for sense in SINGLES} | LONGER  # models of one sense, and that sense
+REFERENCES = (ADDED, *ALONE)  # what fusions are held against
+MODELS = (*FUSIONS, *REFERENCES)
 CLEAN = float("inf")  # dB
 _N_RESAMPLED = 2000
 Tell = Callable[[str], None]
@@ -47,7 +64,10 @@ class Recipe(BaseModel):
 
     models: tuple[str, ...] = MODELS
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="a training of each model for each")
-    loop: LoopConfig = LoopConfig()
+    loop: LoopConfig = Field(LoopConfig(), description="of a model of one sense; its seed is not used")
+    joining: LoopConfig = Field(
+        LoopConfig(), description="of a fusion, which starts from two such models; its seed is not used"
+    )
     learning: Learning = Learning()
     test_snr_db: tuple[float, ...] = Field((-5.0, 0.0, 5.0, 10.0), min_length=1)
     n_noises: int = Field(2, ge=1, description="draws of babble, and of sounds, under each sentence")
@@ -59,6 +79,10 @@ class Recipe(BaseModel):
         if unknown:
             raise ValueError(f"unknown {', '.join(unknown)}; expected some of {', '.join(MODELS)}")
         return names
+
+    def loop_of(self, kind: str) -> LoopConfig:
+        """How a model is trained; one trained longer goes on from where a fusion starts, for as long."""
+        return self.joining if kind in FUSIONS or kind in LONGER else self.loop
 
 
 @dataclass(frozen=True)
@@ -80,7 +104,10 @@ class Comparison:
 
     n_sentences: int
     n_weights: dict[str, int]
-    train_cpu_s: dict[str, float]  # a training, on one thread, checks on the watched fold included
+    train_cpu_s: dict[
+        str, float
+    ]  # on one thread, checks on the watched fold included; of a fusion, what
+    # came after the models that it started from
     shares: list[Measure]
     gains: list[Measure]  # with both senses, less the better single sense at that noise
     losses: list[Measure]  # one sense removed, less the model that was trained on the other alone
@@ -95,13 +122,14 @@ def compare(data: Path, work: Path, recipe: Recipe, tell: Tell = print) -> Compa
     """
     heads = {part: grid.load(data, work / "read", part, tell) for part in ("train", "watch", "test")}
     texts = {part: _texts(heads[part]) for part in ("train", "test")}
+    trainings = Trainings(heads["train"], heads["watch"], texts["train"], work, recipe, tell)
     right: dict[tuple[str, str, float], list[Array]] = {}
     found_first: dict[str, list[float]] = {}
     n_weights: dict[str, int] = {}
     cpu_s: dict[str, float] = {}
-    for kind in recipe.models:
-        for seed in recipe.seeds:
-            net, seconds = train(kind, seed, heads, texts["train"], work, recipe, tell)
+    for seed in recipe.seeds:
+        for kind in recipe.models:
+            net, seconds = trainings.model(kind, seed)
             n_weights[kind] = sum(p.numel() for p in net.parameters())
             cpu_s[kind] = cpu_s.get(kind, 0.0) + seconds / len(recipe.seeds)
             for key, shares in measured(kind, net, heads["test"], recipe).items():
@@ -121,34 +149,57 @@ def compare(data: Path, work: Path, recipe: Recipe, tell: Tell = print) -> Compa
     )
 
 
-def train(
-    kind: str,
-    seed: int,
-    heads: Mapping[str, grid.Heads],
-    texts: Tensor,
-    work: Path,
-    recipe: Recipe,
-    tell: Tell,
-) -> tuple[nn.Module, float]:
-    """A trained model, and the seconds of CPU that went into it over all its starts."""
-    loop = recipe.loop.model_copy(update={"seed": seed})
-    folder = work / f"{kind}-{short_hash(loop.model_dump(), recipe.learning.model_dump())}"
-    task = ReadSentences(kind, recipe.learning, heads["train"], heads["watch"], texts)
-    spent = folder / "cpu_s.json"
-    before = json.loads(spent.read_text()) if spent.is_file() else 0.0
-    started = time.process_time()
+@dataclass
+class Trainings:
+    """The trainings of a recipe, each done once."""
 
-    def told(step: int, measures: dict[str, float]) -> None:
-        if "score" in measures:
-            shown = ", ".join(
-                f"{k} {v:.3f}" for k, v in measures.items() if k not in ("epoch", "score")
-            )
-            tell(f"{kind} (seed {seed}) step {step}: {shown}")
-        else:  # a checkpoint is being written
-            spent.write_text(json.dumps(before + time.process_time() - started))
+    train: grid.Heads
+    watch: grid.Heads
+    texts: Tensor  # of `train`, (n, 384)
+    work: Path
+    recipe: Recipe
+    tell: Tell
+    _singles: dict[int, Singles] = field(default_factory=dict)  # by seed
 
-    net = fit(task, loop, folder, tell=told).net
-    return net.eval(), json.loads(spent.read_text())
+    def model(self, kind: str, seed: int) -> tuple[SentenceReader, float]:
+        """A trained model, and the seconds of CPU that went into it over all its starts; those of the models
+        that it started from are not counted again."""
+        if kind == ADDED:
+            net = SentenceReader("late", self.recipe.learning.size)
+            net.start_from(*self.singles(seed).readers)
+            return net.eval(), 0.0
+        singles = self.singles(seed) if kind in FUSIONS or kind in LONGER else None
+        kinds = (kind, *SINGLES) if singles else (kind,)  # what it comes from decides, too
+        loops = [self.recipe.loop_of(k).model_copy(update={"seed": seed}) for k in kinds]
+        learning, kind = self.recipe.learning, ALONE.get(kind, kind)
+        settings = [x.model_dump() for x in (*loops, learning)]
+        task = ReadSentences(kind, learning, self.train, self.watch, self.texts, singles)
+        return self._fitted(task, loops[0], self.work / f"{kind}-{short_hash(*settings)}")
+
+    def singles(self, seed: int) -> Singles:
+        """The models of one sense each that fusions start from."""
+        if seed not in self._singles:
+            self._singles[seed] = Singles(*(self.model(sense, seed)[0] for sense in SINGLES))
+        return self._singles[seed]
+
+    def _fitted(
+        self, task: ReadSentences, loop: LoopConfig, folder: Path
+    ) -> tuple[SentenceReader, float]:
+        spent = folder / "cpu_s.json"
+        before = json.loads(spent.read_text()) if spent.is_file() else 0.0
+        started = time.process_time()
+
+        def told(step: int, measures: dict[str, float]) -> None:
+            if "score" in measures:
+                shown = ", ".join(
+                    f"{k} {v:.3f}" for k, v in measures.items() if k not in ("epoch", "score")
+                )
+                self.tell(f"{task.kind} (seed {loop.seed}) step {step}: {shown}")
+            else:  # a checkpoint is being written
+                spent.write_text(json.dumps(before + time.process_time() - started))
+
+        net = fit(task, loop, folder, tell=told).net
+        return net.eval(), json.loads(spent.read_text())  # type: ignore[return-value]
 
 
 def measured(
@@ -162,10 +213,10 @@ def measured(
             plain(heads, snr_db, draw, noise)
             for noise, draw in noises[: 1 if snr_db == CLEAN else None]
         ]
-        for name, senses in conditions(kind).items():
+        for name, senses in conditions(ALONE.get(kind, kind)).items():
             if name == "video" and snr_db != CLEAN:
                 continue  # pictures do not know of the noise
-            shares = [answer(net, b.only(senses), heads.words).right.mean(1) for b in batches]
+            shares = [answer(net, only(b, senses), heads.words).right.mean(1) for b in batches]
             found[name, snr_db] = np.mean(shares, axis=0)
     return found
 
@@ -191,66 +242,78 @@ def _measure(key: tuple[str, str, float], shares: Array, less: str = "") -> Meas
     return Measure(kind, senses, shown_db, float(shares.mean()), float(low), float(high), less)
 
 
-def _single(shares: Mapping[tuple[str, str, float], Array], sense: str, snr_db: float) -> Array | None:
-    """The model of one sense alone at a noise; pictures do not know of it."""
-    return shares.get((sense, sense, CLEAN if sense == "video" else snr_db))
+def _alone(
+    shares: Mapping[tuple[str, str, float], Array], snr_db: float, *senses: str
+) -> dict[str, Array]:
+    """The models of one sense alone at a noise, of which pictures do not know."""
+    at = {"audio": snr_db, "video": CLEAN}
+    return {
+        kind: shares[kind, sense, at[sense]]
+        for kind, sense in ALONE.items()
+        if sense in senses and (kind, sense, at[sense]) in shares
+    }
 
 
 def _gains(shares: Mapping[tuple[str, str, float], Array]) -> list[Measure]:
     gains = []
     for (kind, senses, snr_db), both in shares.items():
-        singles = {s: found for s in SINGLES if (found := _single(shares, s, snr_db)) is not None}
-        if senses == "both" and len(singles) == len(SINGLES):
-            better = max(singles, key=lambda s: singles[s].mean())
-            gains.append(_measure((kind, senses, snr_db), both - singles[better], better))
+        alone = _alone(shares, snr_db, *SINGLES)
+        if senses == "both" and {ALONE[k] for k in alone} == set(SINGLES):
+            better = max(alone, key=lambda k: alone[k].mean())
+            gains.append(_measure((kind, senses, snr_db), both - alone[better], better))
     return gains
 
 
 def _losses(shares: Mapping[tuple[str, str, float], Array]) -> list[Measure]:
     return [
-        _measure((kind, senses, snr_db), found - alone, senses)
+        _measure((kind, senses, snr_db), found - alone, single)
         for (kind, senses, snr_db), found in shares.items()
         if kind in FUSIONS and senses in SINGLES
-        if (alone := _single(shares, senses, snr_db)) is not None
+        for single, alone in _alone(shares, snr_db, senses).items()
     ]
 
 
 def tables(found: Comparison) -> str:
     """The comparison as Markdown."""
     levels = [*sorted({m.snr_db for m in found.shares if m.snr_db is not None}), None]
-    heading = [*(f"{snr_db:g} dB" for snr_db in levels if snr_db is not None), "no noise"]
+    shown = ["no noise" if snr_db is None else f"{snr_db:g} dB" for snr_db in levels]
     parts = []
-    for title, measures, is_gain in (
-        (f"Words right, % (95 % interval over {found.n_sentences} sentences)", found.shares, False),
-        ("Both senses less the better single one, points", found.gains, True),
-        ("One sense removed, less the model trained on the other alone, points", found.losses, True),
+    for title, head, measures, row in (
+        (
+            f"Words right, % (95 % interval over {found.n_sentences} sentences)",
+            ("model", "given"),
+            found.shares,
+            lambda m: (m.model, m.senses),
+        ),
+        (
+            "Both senses, less the best model of one sense at that noise, points",
+            ("model",),
+            found.gains,
+            lambda m: (m.model,),
+        ),
+        (
+            "One sense removed, less a model trained on the other alone, points",
+            ("model", "given", "less"),
+            found.losses,
+            lambda m: (m.model, m.senses, m.less),
+        ),
     ):
-        rows = list(dict.fromkeys((m.model, m.senses) for m in measures))
-        lines = [
-            title,
-            "",
-            f"| model | given | {' | '.join(heading)} |",
-            "| --- | --- |" + " --- |" * len(levels),
-        ]
-        for model, senses in rows:
-            at = {m.snr_db: m for m in measures if (m.model, m.senses) == (model, senses)}
-            cells = [_cell(at.get(level), is_gain) for level in levels]
-            lines.append(f"| {model} | {senses} | {' | '.join(cells)} |")
+        lines = [title, "", *_lines((*head, *shown))]
+        for key in dict.fromkeys(map(row, measures)):
+            at = {m.snr_db: m for m in measures if row(m) == key}
+            cells = [_cell(at.get(level), measures is not found.shares) for level in levels]
+            lines.append(f"| {' | '.join((*key, *cells))} |")
         parts.append("\n".join(lines))
     costs = [
         f"| {kind} | {n:,} | {found.train_cpu_s[kind]:.0f} | {found.found_first[kind]:.1%} |"
         for kind, n in found.n_weights.items()
     ]
-    parts.append(
-        "\n".join(
-            [
-                "| model | weights | training, CPU s | own text found first |",
-                "| --- |" + " --- |" * 3,
-                *costs,
-            ]
-        )
-    )
-    return "\n\n".join(parts)
+    heading = _lines(("model", "weights", "training, CPU s", "own text found first"))
+    return "\n\n".join([*parts, "\n".join([*heading, *costs])])
+
+
+def _lines(names: tuple[str, ...]) -> tuple[str, str]:
+    return f"| {' | '.join(names)} |", "| " + "--- | " * len(names)
 
 
 def _cell(m: Measure | None, is_gain: bool) -> str:

@@ -1,8 +1,8 @@
 """Sentences read from lips, from sound, or from both: the networks and the task behind `fusion.py`.
 
-    mouth pictures, 25 a second ─ convolutions ─ a token each 80 ms ┐
-                                                                    ├ fusion ─ evidence for each word
-    sound under noise, log-mel ─── convolutions ─ a token each 80 ms ┘        └ sentence embedding
+    mouth pictures, 25 a second ─ convolutions ─ a token each 80 ms ┐        ┌ each sense's evidence for words,
+                                                                    ├ fusion ┤ and embedding of the sentence:
+    sound under noise, log-mel ─── convolutions ─ a token each 80 ms ┘        └ the senses' are added
 
 All models have the same front ends and see the same examples, varied alike, in the same order.
 """
@@ -13,7 +13,7 @@ import dataclasses
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.fusion import FUSIONS, EarlyFusion, FusionSize, seen
+from pipeline.fusion import FUSIONS, FusionSize, Holding, OneSense, hold_still, start_from
 from pipeline.sync import lips
 from pipeline.training import grid
 from pipeline.training.losses import Contrastive, info_nce
@@ -32,11 +32,13 @@ SEEN_PX = (32, 48)  # height, width of what the network is shown of a mouth
 TEXT_DIM = 384  # of MiniLM
 _N_WORDS = [len(words) for words in grid.WORDS.values()]
 _PICTURES_A_TOKEN, _COLUMNS_A_TOKEN = 2, 8
+_N_AT_ONCE = 32  # examples
 _HIDDEN = {
     "pictures": (15, grid.N_PICTURES),
     "columns": (60, 300),
     "bands": (8, lips.N_BANDS),
 }  # at most, of
+_NO_COLUMNS = np.zeros((grid.CLIP_S * lips.COLUMNS_HZ, lips.N_BANDS), np.float32)
 
 
 class Learning(BaseModel):
@@ -49,7 +51,10 @@ class Learning(BaseModel):
     clean_share: float = Field(0.2, ge=0, le=1, description="of examples without noise")
     watch_snr_db: float = Field(0.0, description="at which the watched fold is read")
     sense_dropout: float = Field(
-        0.4, ge=0, lt=1, description="share of examples with one sense removed"
+        0.4, ge=0, lt=1, description="share of examples with one sense removed, where both senses learn"
+    )
+    n_draws: int = Field(
+        16, ge=1, description="variations of each example for what learns over held front ends"
     )
     align_weight: float = Field(0.1, ge=0, description="of the alignment with the sentence's embedding")
     alone_weight: float = Field(0.5, ge=0, description="of each sense's words before it is fused")
@@ -67,9 +72,38 @@ class Batch:
     heard: Tensor  # (B, n) bool
     present: Tensor  # (B, 2) bool, video, audio
 
-    def only(self, senses: Sequence[bool]) -> Batch:
-        """The same with no other than `senses`."""
-        return dataclasses.replace(self, present=self.present & torch.tensor(senses))
+
+@dataclass(frozen=True)
+class Tokens:
+    """What front ends make of a batch."""
+
+    video: Tensor  # (B, Nv, dim)
+    audio: Tensor  # (B, Na, dim)
+    video_s: Tensor  # (B, Nv) when
+    audio_s: Tensor  # (B, Na)
+    video_valid: Tensor  # (B, Nv) bool
+    audio_valid: Tensor  # (B, Na) bool
+    present: Tensor  # (B, 2) bool
+
+
+Given = TypeVar("Given", bound=Batch | Tokens)
+
+
+def only(given: Given, senses: Sequence[bool]) -> Given:
+    """The same with no other than `senses`."""
+    return dataclasses.replace(given, present=given.present & torch.tensor(senses))
+
+
+def taken(given: Given, indices: Tensor | slice) -> Given:
+    """Some examples of it."""
+    names = [f.name for f in dataclasses.fields(given)]
+    return dataclasses.replace(given, **{name: getattr(given, name)[indices] for name in names})
+
+
+def joined(parts: Sequence[Tokens]) -> Tokens:
+    """The examples of all `parts`, one after the other."""
+    names = [f.name for f in dataclasses.fields(Tokens)]
+    return Tokens(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
 
 class _Seeing(nn.Module):
@@ -96,15 +130,15 @@ class _Seeing(nn.Module):
     def forward(self, pictures: Tensor, shown: Tensor) -> Tensor:
         """(B, T, H, W) uint8, (B, T) → (B, ⌈T / 2⌉, dim)."""
         x = pictures.float() / 255
-        count = shown.sum(1).clamp(min=1)[:, None, None, None] * x[0, 0].numel()
-        mask = shown[..., None, None]
-        mean = (x * mask).sum((1, 2, 3), keepdim=True) / count
-        deviation = (((x - mean) ** 2 * mask).sum((1, 2, 3), keepdim=True) / count).sqrt()
-        x = (x - mean) / (deviation + 0.01) * mask
+        shares = shown / shown.sum(1, keepdim=True).clamp(min=1)
+        mean = (x.mean((2, 3)) * shares).sum(1)[:, None, None, None]
+        deviation = (((x - mean) ** 2).mean((2, 3)) * shares).sum(1).sqrt()[:, None, None, None]
+        x = (x - mean) * (shown[..., None, None] / (deviation + 0.01))
         n = x.shape[1]
         padded = F.pad(x[:, None], (0, 0, 0, 0, 2, 2))[:, 0]
-        stacks = torch.stack([padded[:, k : k + n : _PICTURES_A_TOKEN] for k in range(5)], 2)
-        y = self.convs(stacks.flatten(0, 1).contiguous(memory_format=torch.channels_last))
+        # Five pictures side by side are the channels, which the convolutions want innermost.
+        stacks = torch.stack([padded[:, k : k + n : _PICTURES_A_TOKEN] for k in range(5)], -1)
+        y = self.convs(stacks.flatten(0, 1).permute(0, 3, 1, 2))
         y = y.view(*stacks.shape[:2], -1).transpose(1, 2)  # (B, dim, ⌈T / 2⌉)
         return self.out(self.over_time(y)).transpose(1, 2)
 
@@ -138,90 +172,203 @@ class Said(NamedTuple):
     alone: tuple[tuple[Tensor, ...] | None, ...]  # `words` by each sense's tokens before they are fused
 
 
-class SentenceReader(nn.Module):
+class _Telling(nn.Module):
+    """What the tokens of one sense say.
+
+    Every token says how much it speaks for each word of the vocabulary; a word's evidence is the log-sum of
+    that over time, so that no word needs a known place.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.words, self.meaning = nn.Linear(dim, sum(_N_WORDS)), nn.Linear(dim, TEXT_DIM)
+
+    def forward(self, tokens: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens (B, N, dim), those that count (B, N) → (B, words), (B, TEXT_DIM); zero where none counts."""
+        pooled = (tokens * counts[..., None]).sum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+        some = counts.any(1)[:, None]
+        return some * _evidence(self.words(tokens), counts), some * self.meaning(pooled)
+
+
+class SentenceReader(Holding):
     """Lips and sound → six words, and a vector in the space of sentence embeddings.
 
-    Every fused token says how much it speaks for each word of the vocabulary; a word's evidence is the
-    log-sum of that over time, so that no word needs a known place. A single sense is read by the early
-    fusion that never has the other: a plain transformer over it with as many weights as the others have.
+    What the senses say is added: as evidence that is independent given the words, until a fusion knows better.
+    With one sense it is what that one says.
     """
 
     def __init__(self, kind: str, size: FusionSize) -> None:
         super().__init__()
         self.senses = SINGLES.get(kind, (True, True))
-        self.seeing = _Seeing(size.dim) if self.senses[0] else None
-        self.hearing = _Hearing(size.dim) if self.senses[1] else None
-        self.fusion = FUSIONS[kind](size) if kind in FUSIONS else EarlyFusion(size)
-        self.words = nn.Linear(size.dim, sum(_N_WORDS))
-        self.alone = nn.ModuleList(
-            nn.Linear(size.dim, sum(_N_WORDS)) if sense else nn.Identity() for sense in self.senses
+        self.fusion = OneSense(size, kind) if kind in SINGLES else FUSIONS[kind](size)
+        fronts = (_Seeing, _Hearing)
+        self.fronts, self.alone, self.telling = (
+            nn.ModuleList(make(k) if has else nn.Identity() for k, has in enumerate(self.senses))
+            for make in (
+                lambda k: fronts[k](size.dim),
+                lambda _: nn.Linear(size.dim, sum(_N_WORDS)),
+                lambda _: _Telling(size.dim),
+            )
         )
-        self.meaning, self.contrastive = nn.Linear(size.dim, TEXT_DIM), Contrastive()
+        self.contrastive = Contrastive()
 
-    def forward(self, batch: Batch) -> Said:
+    def start_from(self, video: SentenceReader, audio: SentenceReader) -> None:
+        """Take over the readers of one sense each and hold them; the fusion learns what crosses."""
+        start_from(self.fusion, video.fusion, audio.fusion)  # type: ignore[arg-type]
+        for k, single in enumerate((video, audio)):
+            for mine, theirs in (
+                (self.fronts, single.fronts),
+                (self.alone, single.alone),
+                (self.telling, single.telling),
+            ):
+                mine[k].load_state_dict(theirs[k].state_dict())
+                hold_still(mine[k])
+
+    def forward(self, given: Batch | Tokens) -> Said:
         """What is said in each example."""
-        b, device = len(batch.present), batch.columns.device
-        none = batch.columns.new_zeros(b, 1, self.fusion.size.dim)
-        pictures = none if self.seeing is None else self.seeing(batch.pictures, batch.shown).float()
-        sounds = none if self.hearing is None else self.hearing(batch.columns).float()
-        looked = torch.arange(pictures.shape[1], device=device) * _PICTURES_A_TOKEN
-        heard = torch.arange(sounds.shape[1], device=device) * _COLUMNS_A_TOKEN
-        times_s = (batch.times_s[:, looked], (heard / lips.COLUMNS_HZ).expand(b, -1))
-        valid = (batch.shown[:, looked], batch.heard[:, heard])
-        present = batch.present & torch.tensor(self.senses, device=device)
-        tokens = self.fusion(pictures, sounds, present, times_s=times_s, valid=valid)
-        counts = seen(pictures, sounds, present, valid)
-        pooled = (tokens * counts[..., None]).sum(1) / counts.sum(1, keepdim=True).clamp(min=1)
+        given = self.tokens(given) if isinstance(given, Batch) else given
+        tokens, valid = (given.video, given.audio), (given.video_valid, given.audio_valid)
+        present = given.present & torch.tensor(self.senses, device=given.present.device)
+        times_s = (given.video_s, given.audio_s)
+        fused = self.fusion(*tokens, present, times_s=times_s, valid=valid)
+        said = [
+            tell(x, there & present[:, k, None])
+            for k, (tell, x, there) in enumerate(
+                zip(self.telling, fused.split([x.shape[1] for x in tokens], 1), valid, strict=True)
+            )
+            if self.senses[k]
+        ]
         return Said(
-            _evidence(self.words(tokens), counts),
-            self.meaning(pooled),
+            sum(words for words, _ in said).split(_N_WORDS, 1),
+            sum(meaning for _, meaning in said),
             self.contrastive.scale,
             tuple(
-                _evidence(head(x), there) if sense else None
-                for sense, head, x, there in zip(
-                    self.senses, self.alone, (pictures, sounds), valid, strict=True
-                )
+                _evidence(head(x), there).split(_N_WORDS, 1) if has else None
+                for has, head, x, there in zip(self.senses, self.alone, tokens, valid, strict=True)
             ),
         )
 
+    def tokens(self, batch: Batch) -> Tokens:
+        """What the front ends make of it; a sense that the reader lacks is one token of zeros."""
+        b, device = len(batch.present), batch.columns.device
+        given = ((batch.pictures, batch.shown), (batch.columns,))
+        none = batch.columns.new_zeros(b, 1, self.fusion.size.dim)
+        video, audio = (
+            front(*x).float() if has else none
+            for front, x, has in zip(self.fronts, given, self.senses, strict=True)
+        )
+        looked = torch.arange(video.shape[1], device=device) * _PICTURES_A_TOKEN
+        heard = torch.arange(audio.shape[1], device=device) * _COLUMNS_A_TOKEN
+        return Tokens(
+            video,
+            audio,
+            batch.times_s[:, looked],
+            (heard / lips.COLUMNS_HZ).expand(b, -1),
+            batch.shown[:, looked],
+            batch.heard[:, heard],
+            batch.present,
+        )
 
-def _evidence(words: Tensor, counts: Tensor) -> tuple[Tensor, ...]:
-    """Logits of each word from what every token (B, N, words) says, of those that count (B, N)."""
-    total = words.float().masked_fill(~counts[..., None], -1e4).logsumexp(1)
-    return total.split(_N_WORDS, 1)
+
+def _evidence(words: Tensor, counts: Tensor) -> Tensor:
+    """(B, words) from what every token (B, N, words) says, of those that count (B, N)."""
+    return words.float().masked_fill(~counts[..., None], -1e4).logsumexp(1)
+
+
+class Singles:
+    """Trained readers of video and of audio, from which fusions start, and what their front ends make of
+    examples: they are held, so each example is drawn `n_draws` times and then read as often as is liked."""
+
+    def __init__(self, video: SentenceReader, audio: SentenceReader) -> None:
+        self.readers = (video, audio)
+        self._kept: tuple[tuple[Any, ...], Tokens] | None = None
+
+    def of(self, sense: str) -> SentenceReader:
+        """The reader of video, or of audio."""
+        return self.readers[tuple(SINGLES).index(sense)]
+
+    @torch.no_grad()
+    def tokens(self, batch: Batch) -> Tokens:
+        """What the two front ends make of it."""
+        video, audio = (reader.tokens(batch) for reader in self.readers)
+        heard = {f.name: getattr(audio, f.name) for f in dataclasses.fields(Tokens)}
+        return dataclasses.replace(
+            video, **{name: x for name, x in heard.items() if name.startswith("audio")}
+        )
+
+    @torch.no_grad()
+    def drawn(self, heads: grid.Heads, learning: Learning) -> Tokens:
+        """Each example of `heads` in `n_draws` variations; those of the first draw first."""
+        key = (id(heads), learning)
+        if self._kept is None or self._kept[0] != key:
+            parts = []
+            for draw in range(learning.n_draws):
+                for indices in torch.arange(len(heads)).split(_N_AT_ONCE):
+                    random = np.random.default_rng([draw, int(indices[0])])
+                    parts.append(self.tokens(varied(heads, indices.numpy(), learning, random)))
+            self._kept = (key, joined(parts))
+        return self._kept[1]
 
 
 class ReadSentences:
-    """The task: a kind of fusion, or a single sense, learns to read sentences."""
+    """The task: a kind of fusion, or a single sense, learns to read sentences.
+
+    From `singles` a fusion starts, holds them and learns only what crosses; a single sense goes on learning
+    from where its own stands. None: both start from nothing.
+    """
 
     def __init__(
-        self, kind: str, learning: Learning, train: grid.Heads, watch: grid.Heads, texts: Tensor
+        self,
+        kind: str,
+        learning: Learning,
+        train: grid.Heads,
+        watch: grid.Heads,
+        texts: Tensor,
+        singles: Singles | None = None,
     ) -> None:
         self.kind, self.learning, self.train, self.watch = kind, learning, train, watch
-        if kind in SINGLES:  # its one sense is never removed
+        self.singles = singles
+        self.is_held = singles is not None and kind in FUSIONS
+        if kind in SINGLES or self.is_held:  # nothing would be learned from a sense removed
             self.learning = learning.model_copy(update={"sense_dropout": 0.0})
-        self.watched = plain(watch, learning.watch_snr_db, 0, "babble")
+        self.watched: Batch | Tokens = plain(watch, learning.watch_snr_db, 0, "babble")
+        if self.is_held and singles is not None:
+            self.watched = singles.tokens(self.watched)
         self.texts, self.n_examples = texts, len(train)  # (n, 384)
 
     def make_net(self) -> nn.Module:
-        return SentenceReader(self.kind, self.learning.size)
+        net = SentenceReader(self.kind, self.learning.size)
+        if self.singles is None:
+            return net
+        if self.kind in SINGLES:
+            net.load_state_dict(self.singles.of(self.kind).state_dict())
+        else:
+            net.start_from(*self.singles.readers)
+        return net
 
     def loss(self, net: nn.Module, indices: Tensor, random: np.random.Generator) -> Tensor:
-        batch = varied(self.train, indices.numpy(), self.learning, random)
-        said = net(batch)
+        given: Batch | Tokens
+        if self.is_held and self.singles is not None:
+            draws = torch.from_numpy(random.integers(self.learning.n_draws, size=len(indices)))
+            drawn = self.singles.drawn(self.train, self.learning)
+            given = taken(drawn, draws * self.n_examples + indices)
+        else:
+            is_heard = self.kind != "video"
+            given = varied(self.train, indices.numpy(), self.learning, random, is_heard=is_heard)
+        said = net(given)
         targets, learning = torch.from_numpy(self.train.words)[indices], self.learning
         loss = _wrong(said.words, targets, learning.label_smoothing).mean()
         for k, words in enumerate(said.alone):
-            if words is not None:
+            if words is not None and not self.is_held:
                 wrong = _wrong(words, targets, learning.label_smoothing)
-                loss = loss + learning.alone_weight * (wrong * batch.present[:, k]).mean()
+                loss = loss + learning.alone_weight * (wrong * given.present[:, k]).mean()
         align = info_nce(said.embedding, self.texts[indices], said.scale)
         return loss + learning.align_weight * align
 
     def validate(self, net: nn.Module) -> dict[str, float]:
         """Share of words right on the watched fold under babble, with each set of senses."""
         found = {
-            name: float(answer(net, self.watched.only(senses), self.watch.words).right.mean())
+            name: float(answer(net, only(self.watched, senses), self.watch.words).right.mean())
             for name, senses in conditions(self.kind).items()
         }
         return found | {"score": float(np.mean(list(found.values())))}
@@ -242,16 +389,24 @@ def conditions(kind: str) -> dict[str, tuple[bool, bool]]:
 
 
 def varied(
-    heads: grid.Heads, indices: npt.NDArray[np.int64], learning: Learning, random: np.random.Generator
+    heads: grid.Heads,
+    indices: npt.NDArray[np.int64],
+    learning: Learning,
+    random: np.random.Generator,
+    *,
+    is_heard: bool = True,
 ) -> Batch:
-    """Examples to train on: noise, sense, place, mirroring, missing stretches drawn anew."""
+    """Examples to train on: noise, sense, place, mirroring, missing stretches drawn anew. Where nobody hears
+    them they are alike but for columns of zeros."""
     pictures, columns, shown, heard, present = [], [], [], [], []
     for i in indices:
         kind = "babble" if random.random() < 0.5 else "sound"
         snr_db = np.inf if random.random() < learning.clean_share else random.uniform(*learning.snr_db)
-        sound = grid.mixed(heads.sounds[i], heads.noise_for(i, kind, random), snr_db)
+        noise = heads.noise_for(i, kind, random)
         there, bands = _hidden("columns", random), _hidden("bands", random)
-        columns.append(np.where(there[:, None] & bands, _columns(sound), 0.0))
+        sound = grid.mixed(heads.sounds[i], noise, snr_db) if is_heard else None
+        found = _NO_COLUMNS if sound is None else _columns(sound)
+        columns.append(np.where(there[:, None] & bands, found, np.float32(0)))
         heard.append(there)
         shown.append(heads.shown[i] & _hidden("pictures", random))
         top, left = (
@@ -309,14 +464,12 @@ class Answers:
 
 
 @torch.no_grad()
-def answer(net: nn.Module, batch: Batch, words: npt.NDArray[np.int64], n_at_once: int = 32) -> Answers:
+def answer(net: nn.Module, given: Batch | Tokens, words: npt.NDArray[np.int64]) -> Answers:
     """Ask a model."""
     right, embeddings = [], []
-    for at in range(0, len(words), n_at_once):
-        part = Batch(*(getattr(batch, f.name)[at : at + n_at_once] for f in dataclasses.fields(Batch)))
-        said = net(part)
-        right.append(
-            np.stack([x.argmax(-1).cpu().numpy() for x in said.words], 1) == words[at : at + n_at_once]
-        )
+    for at in range(0, len(words), _N_AT_ONCE):
+        here = slice(at, at + _N_AT_ONCE)
+        said = net(taken(given, here))
+        right.append(np.stack([x.argmax(-1).cpu().numpy() for x in said.words], 1) == words[here])
         embeddings.append(said.embedding)
     return Answers(np.concatenate(right), torch.cat(embeddings))
