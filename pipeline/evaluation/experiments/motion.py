@@ -31,7 +31,13 @@ from pipeline.metrics.calibration import AtFloor, at_floors, expected_calibratio
 from pipeline.metrics.classify import average_precision
 from pipeline.training import fights
 from pipeline.training.footage import picture_steps, read_footage
-from pipeline.training.motion import UNKNOWN, read_fights, read_recipe, watched_clips
+from pipeline.training.motion import (
+    UNKNOWN,
+    read_fight_clips,
+    read_fights,
+    read_recipe,
+    watched_clips,
+)
 
 Array = npt.NDArray[Any]
 _FLOORS = (0.5, 0.6, 0.7, 0.8, 0.9)
@@ -158,12 +164,15 @@ class FightsFolds(Experiment):
 
     def measure(self, lab: Lab) -> Measured:
         """Each fold answered by a fit to the other four, whose strength they chose among themselves."""
-        footage = read_fights(lab.data, lab.work / "motion")
-        clips = fights.read_clips(footage, lab.data / "fights.csv")
+        clips = read_fight_clips(lab.data, lab.work / "motion")
         lab.tell("heads by nested folds")
         logits, _ = fights.nested_logits(clips, read_recipe().fight_strengths)
-        p = 1 / (1 + np.exp(-logits))
-        right = (p > 0.5) == clips.is_fight
+        right = (logits > 0) == clips.is_fight
+        p = np.zeros(len(logits))
+        for fold in np.unique(clips.fold):
+            apart = clips.fold == fold
+            slope, offset = fights.calibrate(logits[~apart], clips.is_fight[~apart])
+            p[apart] = 1 / (1 + np.exp(-(slope * logits[apart] + offset)))
         sure = np.maximum(p, 1 - p)
         folds = [
             share(f"fold_{k}", f"– fold {k}", right[clips.fold == k]) for k in np.unique(clips.fold)
@@ -172,7 +181,8 @@ class FightsFolds(Experiment):
         return Measured(
             how=(
                 "Each contiguous fold is answered by a fit to the other four, whose strength was "
-                "chosen by folds among these four. Neighbouring clips are of one scene, so the "
+                "chosen by folds among these four; scores are calibrated on the other four's answers. "
+                "Clips are seen as a run sees them. Neighbouring clips are of one scene, so the "
                 "interval, which takes clips as independent, is on the narrow side; the folds "
                 "show how far scenes differ."
             ),
