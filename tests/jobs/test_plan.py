@@ -9,8 +9,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.plan import cut_units, make_plan
-from pipeline.bundles.spec import find_bundle
+from jobs.plan import cut_units, make_plan, result_digest_of
 from pipeline.config import load_config
 from pipeline.records import Source
 from pipeline.sources import Listing
@@ -57,7 +56,7 @@ def ledger_of(done, failed):
             u.video_id,
             state,
             n,
-            CONFIG.result_digest(find_bundle("embedded").digest()),
+            result_digest_of(CONFIG),
             "r",
             u.planned_s,
         )
