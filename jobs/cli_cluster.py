@@ -74,7 +74,7 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
     overrides = [*(given["overrides"] or ()), *(["sync.correct=true"] if given["correct_sync"] else ())]
     for url in (*given["inputs"], given["out_dir"]):
         if without_secrets(url) != url:
-            what = "a password or signature does not belong in a schedule's file"
+            what = "a password or signature in a URL would end in files and logs"
             fail(f"{url}: {what}; credentials come from the environment", Exit.USAGE)
     return given | {"config": load(given["config_file"], overrides)}
 

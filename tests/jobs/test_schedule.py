@@ -265,7 +265,7 @@ def test_airflow_reads_the_dag_where_it_is_installed(tmp_path):
         (["cron", "s3://lake/", "--out", "s3://t", "--set", "clip.length_s=2"], "nearest valid one"),
         (["cron", "s3://lake/", "--out", "s3://t", "--catchup"], "No such option"),
         (["cron", "s3://lake/"], "Missing option"),
-        (["cron", "https://me:pw@host/a.mp4", "--out", "t"], "does not belong in a schedule's file"),
+        (["cron", "https://me:pw@host/a.mp4", "--out", "t"], "would end in files and logs"),
         (["kubernetes", "videos/", "--out", "s3://t"], "videos/: means nothing in a pod"),
         (["kubernetes", "s3://l/", "--out", "s3://t", "--kind", "Pod"], "expected one of RayJob"),
         (["kubernetes", "s3://l/", "--out", "s3://t", "--kind", "CronJob"], "--address with CronJob"),

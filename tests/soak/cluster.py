@@ -22,13 +22,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from tests.media_factory import flash_and_click
 from tests.ray_head import PATIENCE, Head
 from tests.soak.tables import TABLES, descendants, rows, run_command
 
+T = TypeVar("T")
 _DEADLINE_S = 900.0
 STAGES = ("DecodeStage", "EncodeStage", "Write")
 
@@ -51,6 +53,17 @@ def compare(out: Path, expected: dict[str, list[str]], what: str) -> None:
         assert found[table] == expected[table], f"{what}: {table} differs"
 
 
+def patiently(start: Callable[[], T], n_tries: int = 4) -> T:
+    """What `start` gives: Ray gives a node 30 s to begin, and a busy machine may need more than one try."""
+    for n_left in reversed(range(n_tries)):
+        try:
+            return start()
+        except Exception as e:
+            if not n_left or "timed out during startup" not in str(e):
+                raise
+    raise AssertionError("not reached")
+
+
 class Nodes:
     """Three nodes of a cluster with a token of its own."""
 
@@ -59,12 +72,12 @@ class Nodes:
 
         self.folder = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
         head = {"num_cpus": 1, "include_dashboard": False, "temp_dir": str(self.folder)}
-        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        self.cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
         for _ in range(2):
             self.add()
 
     def add(self) -> None:
-        self.cluster.add_node(num_cpus=1, num_gpus=0, wait=True)
+        patiently(lambda: self.cluster.add_node(num_cpus=1, num_gpus=0, wait=True))
 
     def stages(self) -> dict[Any, str]:
         """What each node but the head runs of the work."""
