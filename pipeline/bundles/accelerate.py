@@ -86,7 +86,9 @@ def keep_memory() -> bool:
     """Keep up to 2 GB that the process frees for what it asks for next; whether the C library can.
 
     Without it each large tensor is new memory, which Linux maps and clears page by page: a third of the time
-    of a 3D CNN in float32. For the whole process, so its owner calls this, not the library.
+    of a 3D CNN in float32. It costs memory: several of the largest tensor, as glibc before 2.38 seldom uses an
+    aligned piece again before some of its size lie about. For the whole process, so its owner calls this,
+    not the library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
@@ -270,8 +272,9 @@ def _add_to_branch(shortcut: Tensor, branch: Tensor) -> Tensor:
 def use_products(net: nn.Module) -> None:
     """Make 1×1×1 convolutions products of matrices, which they are on channels-last memory."""
     for module in net.modules():
-        is_point = isinstance(module, nn.Conv3d) and module.kernel_size == (1, 1, 1)
-        if is_point and module.groups == 1 and module.padding in ((0, 0, 0), 0):
+        if not isinstance(module, nn.Conv3d) or module.kernel_size != (1, 1, 1):
+            continue
+        if module.groups == 1 and not any(module.padding):
             module.__class__ = Pointwise
 
 

@@ -89,11 +89,12 @@ def test_memory_that_was_freed_is_used_again():
 
     def faults():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(16_000_000)
+        torch.ones(10_000_000)
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
-    faults()
-    assert faults() < 1000  # of 15,625 pages
+    for _ in range(20):  # until the allocator has pieces of that size
+        faults()
+    assert faults() < 100  # of 9,766 pages
 
 
 def test_a_class_that_was_sure_must_stay_first():
