@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVALUATE := $(BIN)/reeltable evaluate configs/eval/embedded.yaml
 
-.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-cluster soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion
+.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -73,6 +73,9 @@ soak-tables: $(STAMP)  ## a hundred runs killed at random moments, then finished
 
 soak-media: $(STAMP)  ## 10,000 damaged files under the guard: none hangs, none is lost
 	$(BIN)/python -m tests.soak.media --files 10000
+
+soak-train: $(STAMP)  ## reeltable train on a real Ray, killed and begun again, on two workers
+	$(BIN)/python -m pytest tests/soak/train.py
 
 soak-cluster: $(STAMP)  ## nodes and heads of a cluster killed in the middle of runs
 	$(BIN)/python -m tests.soak.cluster

@@ -13,10 +13,6 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import torch
-from torch.profiler import ProfilerActivity, profile
-
-from pipeline.bundles.accelerate import keep_memory
 from pipeline.bundles.model import Model
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
@@ -31,9 +27,6 @@ _ENOUGH_S = 60.0  # of video
 _CHUNKS_PER_CALL = 4  # of looks, so that the filled-up last one is a small share
 _MOST_UNITS = 16
 _ROUNDS = 3
-_CLEARLY = 0.9  # of the time is faster; the rest may be chance
-_MOST_SHARING = 4  # models on one GPU
-_GPU_MEMORY_SHARE = 0.9  # that all of them may take
 
 
 @dataclass(frozen=True)
@@ -46,7 +39,7 @@ class Tuned:
     encode_s_per_video_s: float  # of one model, with the best number of looks
     looks: dict[int, float]  # at once → seconds a second of video to see it
     reader: str  # of pictures, the faster one
-    settings: dict[str, int | float]  # keys of `run`
+    settings: dict[str, int]  # keys of `run`
 
 
 def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], None]) -> Tuned:
@@ -56,7 +49,6 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
         InputError: none of it could be decoded.
         BundleError: the bundle cannot be used.
     """
-    keep_memory()  # as the process of an encoder does
     spec = find_bundle(config.bundle)
     spec.check_files()
     config = spec.at_its_place(spec.fitted(config))
@@ -68,7 +60,7 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
         clips = config.clips.model_copy(update={"reader": "nvdec"})
         there = config.model_copy(update={"clips": clips})
         _, _, gpu_s = _decoded(listing, there, spec.sample_rate_hz)
-        if gpu_s < _CLEARLY * decode_s:  # where there is no NVDEC, both went through the CPU
+        if gpu_s < decode_s:
             reader, decode_s = "nvdec", gpu_s
     tell(f"loading {spec.name} on {device}")
     model = Model(spec, config, device)
@@ -79,10 +71,7 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
     if best is not None:
         model.sight.chunk = best  # type: ignore[union-attr]
     encode_s = _best_of(lambda: model.understand(batches))
-    sharing = _models_a_gpu(model, batches, tell) if device == "cuda" else 1
-    n_models = sharing * torch.cuda.device_count() if device == "cuda" else 1
-    clips_per_unit = sum(map(len, batches)) / len(batches)
-    settings = _settings(decode_s, encode_s, device, best, clips_per_unit, n_models, sharing)
+    settings = _settings(decode_s, encode_s, device, best, sum(map(len, batches)) / len(batches))
     return Tuned(device, video_s, decode_s / video_s, encode_s / video_s, looks, reader, settings)
 
 
@@ -127,8 +116,7 @@ def _tried(
         sight.chunk = n
         try:
             seconds = _best_of(lambda: sight.perceive(batches, frames))
-        except torch.OutOfMemoryError as e:
-            torch.cuda.empty_cache()
+        except RuntimeError as e:  # a GPU's memory is full
             tell(f"{n} looks at once: {str(e).partition(chr(10))[0]}")
             return
         tell(f"{n} looks at once: {seconds:.2f} s")
@@ -148,53 +136,15 @@ def _best_of(call: Callable[[], object]) -> float:
     return min(times)
 
 
-def _models_a_gpu(model: Model, batches: list[ClipBatch], tell: Callable[[str], None]) -> int:
-    """How many models keep a GPU busy: while one works on the host, another may compute."""
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    started = time.perf_counter()
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
-        model.understand(batches)
-        torch.cuda.synchronize()
-    wall_s = time.perf_counter() - started
-    busy = sum(event.self_device_time_total for event in seen.key_averages()) / 1e6 / wall_s
-    memory = torch.cuda.max_memory_reserved() / torch.cuda.mem_get_info()[1]
-    n = _sharing(busy, memory)
-    tell(
-        f"one model keeps the GPU busy {busy:.0%} of the time, in {memory:.0%} of its memory: {n} a GPU"
-    )
-    return n
-
-
-def _sharing(busy: float, memory: float) -> int:
-    """Models on one GPU, of which each keeps it busy and takes of its memory by these shares."""
-    if not busy:  # nothing could be measured
-        return 1
-    fit = int(_GPU_MEMORY_SHARE / memory) if memory else _MOST_SHARING
-    return max(1, min(_MOST_SHARING, round(1 / busy), fit))
-
-
 def _settings(
-    decode_s: float,
-    encode_s: float,
-    device: str,
-    looks_at_once: int | None,
-    clips_per_unit: float,
-    n_models: int = 1,
-    sharing: int = 1,
-) -> dict[str, int | float]:
+    decode_s: float, encode_s: float, device: str, looks_at_once: int | None, clips_per_unit: float
+) -> dict[str, int]:
     n_cpus = os.cpu_count() or 1
-    most = max(1, n_cpus - 1)  # the writer and an encoder without a GPU want some of a CPU as well
-    if device == "cuda":  # as many as keep the models busy
-        n_decoders = math.ceil(n_models * decode_s / encode_s)
+    if device == "cuda":  # as many as keep the GPU busy
+        n_decoders = min(n_cpus, math.ceil(decode_s / encode_s))
     else:  # both want the CPUs: in proportion to what they need of them
         n_decoders = round(n_cpus * decode_s / (decode_s + encode_s * n_cpus))
-    settings: dict[str, int | float] = {
-        "decode_workers": min(most, max(1, n_decoders)),
-        "encode_workers": n_models,
-    }
-    if sharing > 1:
-        settings["encode_gpus"] = math.floor(1e4 / sharing) / 1e4  # Ray counts in ten-thousandths
+    settings = {"decode_workers": max(1, n_decoders), "encode_workers": 1}
     if looks_at_once is not None:
         settings["looks_at_once"] = looks_at_once
         units = math.ceil(_CHUNKS_PER_CALL * looks_at_once / max(1.0, clips_per_unit))

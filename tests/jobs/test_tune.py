@@ -7,7 +7,7 @@ import yaml
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.tune import _settings, _sharing
+from jobs.tune import _settings
 from pipeline.config import load_config
 
 
@@ -40,22 +40,9 @@ def test_a_gpu_gets_as_many_decoders_as_keep_it_busy_and_enough_looks_a_call(mon
     assert _settings(10.0, 2.0, "cuda", 64, 15.0) == {
         "decode_workers": 5, "encode_workers": 1, "looks_at_once": 64, "units_per_batch": 16,
     }  # fmt: skip
-    assert _settings(100.0, 2.0, "cuda", 8, 15.0)["decode_workers"] == 15
+    assert _settings(100.0, 2.0, "cuda", 8, 15.0)["decode_workers"] == 16
     # Without a GPU the two share the CPUs: 10 s of one CPU against 2 s of all sixteen.
     assert _settings(10.0, 2.0, "cpu", 2, 15.0)["decode_workers"] == 4
-
-
-def test_gpus_that_one_model_leaves_idle_are_shared_as_far_as_memory_goes(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 64)
-    assert [_sharing(*of) for of in ((0.95, 0.1), (0.5, 0.1), (0.1, 0.1), (0.1, 0.4), (0.0, 0.1))] == [
-        1,
-        2,
-        4,
-        2,
-        1,
-    ]
-    found = _settings(10.0, 2.0, "cuda", 64, 15.0, n_models=6, sharing=3)
-    assert (found["encode_workers"], found["encode_gpus"], found["decode_workers"]) == (6, 0.3333, 30)
 
 
 def test_the_written_config_is_yaml_that_a_person_reads(video_file, tmp_path):
