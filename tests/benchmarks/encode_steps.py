@@ -20,9 +20,16 @@ import numpy as np
 import torch
 from transformers.utils import logging
 
-from pipeline.bundles.accelerate import Runtime, cast_body, fold_norms, try_compiled
+from pipeline.bundles.accelerate import (
+    Runtime,
+    cast_body,
+    fold_norms,
+    try_compiled,
+    use_products,
+    work_in_place,
+)
 from pipeline.bundles.families.base import VideoNet, frame_places
-from pipeline.config import load_config
+from pipeline.config import RunConfig, load_config
 from pipeline.records import Unit
 from pipeline.understand import decode
 from tests.benchmarks.encode import answer, made
@@ -41,14 +48,20 @@ def x3d_steps() -> list[Step]:
     net.net.to(memory_format=torch.channels_last_3d)
     net.layout = torch.channels_last_3d
     steps.append(("channels last", copy.deepcopy(net), 1))
-    cast_body(net.net, ("blocks.5",), torch.bfloat16)
-    net.dtype, net.is_quick = torch.bfloat16, lambda _: False
-    steps.append(("bfloat16, head in float32", copy.deepcopy(net), 1))
+    work_in_place(net.net)
+    steps.append(("in place", copy.deepcopy(net), 1))
+    runtime = Runtime.of("cpu", RunConfig(compile=True))
+    if runtime.dtype == torch.float32:
+        use_products(net.net)
+        steps.append(("products of matrices", copy.deepcopy(net), 1))
+    else:
+        net.dtype = cast_body(net.net, ("blocks.5",), runtime.dtype)
+        steps.append(("bfloat16, head in float32", copy.deepcopy(net), 1))
     steps.append(("two looks at once", copy.deepcopy(net), 2))
-    del net.is_quick
+    net.is_accelerated = True
     steps.append(("pictures stay bytes until small", copy.deepcopy(net), 2))
     nothing = torch.zeros(2, 13, 182, 182, 3, dtype=torch.uint8)
-    try_compiled(net, "net", Runtime(CPU, torch.bfloat16, True), lambda: net.scores(nothing))
+    try_compiled(net, "net", runtime, lambda: net.scores(nothing))
     return [*steps, ("compiled", net, 2)]
 
 
