@@ -97,6 +97,11 @@ def prepare(config: TrainConfig) -> Work:
     base.check_files()
     if config.caption and base.text is None:
         raise ConfigError(f"caption: bundle {base.name} has no text encoder to draw clips to sentences")
+    taken = sorted(set(config.spaces) & set(base.spaces))
+    if taken:
+        raise ConfigError(
+            f"spaces.{taken[0]}: bundle {base.name} has a vocabulary of that name; expected another name"
+        )
     for stream in config.unfreeze.streams:
         begun(stream, base)
     labelled = read_manifest(config)
@@ -234,10 +239,10 @@ def _trained(work: Work, tell: Tell) -> dict[str, Any]:
     from jobs.training import RESULT, Lesson, Lines, train_worker
 
     config = work.config
-    digest = short_hash(
-        config.model_dump(mode="json", exclude={"out", "features", "run", "workers"}),
-        sorted(work.uris),
-    )
+    # Other labels, or a video that can be read now, make another training.
+    there = sorted(work.uris.keys() - {unit.unit_id for unit in work.missing})
+    apart = {"out", "features", "run", "workers"}
+    digest = short_hash(config.model_dump(mode="json", exclude=apart), work.labelled.spans, there)
     folder = work.folder / f"training-{digest}"
     n_gpus = ray.cluster_resources().get("GPU", 0)
     uses_gpu = config.workers.gpu == "always" or (
@@ -266,7 +271,8 @@ def _trained(work: Work, tell: Tell) -> dict[str, Any]:
         run_config=RunConfig(
             name=uuid.uuid4().hex[:8],
             storage_path=str(scratch),
-            failure_config=FailureConfig(max_failures=0),
+            # A worker that dies is begun again and goes on from its last checkpoint.
+            failure_config=FailureConfig(max_failures=config.run.max_attempts - 1),
         ),
     )
     with _printed(lines, tell):
@@ -276,6 +282,8 @@ def _trained(work: Work, tell: Tell) -> dict[str, Any]:
             raise TrainingError(_cause(e)) from e
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+    if not (folder / RESULT).is_file():
+        raise TrainingError("stopped; the same command goes on from its last checkpoint")
     result: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
     return result | {"folder": folder}
 

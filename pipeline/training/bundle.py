@@ -70,8 +70,11 @@ def write_bundle(
     values["spaces"] = values["spaces"] | {n: _plain(space) for n, space in spaces.items()}
     values["measured"] = values["measured"] | dict(measured)
     _write_yaml(fresh / "bundle.yaml", values)
-    clips = config.clips.model_dump(mode="json", exclude_unset=True)
-    _write_yaml(fresh / "config.yaml", {"bundle": str(out.resolve()), "clips": clips})
+    alike = {
+        "clips": config.clips.model_dump(mode="json", exclude_unset=True),
+        "audio": config.audio.model_dump(mode="json", exclude_unset=True),
+    }
+    _write_yaml(fresh / "config.yaml", {"bundle": str(out.resolve()), **alike})
     if out.exists():
         shutil.rmtree(out)
     os.replace(fresh, out)

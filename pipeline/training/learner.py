@@ -74,9 +74,8 @@ class Example:
     """The clips of one unit, and what is known of each."""
 
     group: str  # its video: what one video teaches is never measured on the same
-    streams: dict[
-        str, Tokens
-    ]  # values (C, K, D) of any float type; of a tuned stream what its encoder takes
+    # values (C, K, D) of any float type; of a tuned stream what its encoder takes
+    streams: dict[str, Tokens]
     middle_s: Tensor  # (C,)
     labels: dict[str, Tensor]  # vocabulary → (C, classes) 0 or 1, NaN where nothing is known
     text: Tensor | None = None  # (C,) int64 number of its caption, NO_TEXT where it has none

@@ -200,6 +200,10 @@ def test_a_dry_run_says_what_would_be_trained(lake):
         ({"bundle": "nothing"}, "bundle 'nothing' is unknown"),
         ({"learning.size": "3"}, "unknown key 'learning.size'"),
         ({"caption": "text"}, "caption: no column 'text'"),
+        (
+            {"spaces": "{actions: {column: label}}"},
+            "has a vocabulary of that name; expected another name",
+        ),
     ],
 )
 def test_what_cannot_be_trained_is_one_line(lake, settings, said):
@@ -218,3 +222,14 @@ def test_where_every_file_fails_nothing_is_trained(lake, tmp_path):
     assert done.returncode == 2
     assert "no labelled clip could be read; nothing to train on" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("trained")
+def test_other_labels_of_the_same_videos_make_another_training(lake):
+    """Nothing is decoded again, and nothing of what was learned from the old labels is gone on from."""
+    swapped = (lake / "labels.csv").read_text().replace("drifting", "x").replace("flashing", "y")
+    (lake / "swapped.csv").write_text(swapped.replace("broken.mp4,x\n", ""))
+    done = train(lake / "mine.yaml", "--out", lake / "bundle", manifest=lake / "swapped.csv")
+    assert done.returncode == 0, done.stderr
+    assert "features of 12 units are there" in done.stderr
+    assert find_bundle(str(lake / "bundle")).learned[0].spaces["kind"].names == ("x", "y")
