@@ -178,7 +178,7 @@ class SpaceSpec(_Part):
     none_cosine: float = 0.42
     # What its names are in a sentence; a space of things is said to be in view, one of actions to be done.
     # What the camera does is neither: it is a label and never what happens.
-    role: Literal["things", "actions", "sounds", "camera", "motions"] = "things"
+    role: Literal["things", "actions", "sounds", "camera"] = "things"
 
 
 class PicturesSpec(_Part):
@@ -227,7 +227,7 @@ class BundleSpec(_Part):
     @model_validator(mode="after")
     def _has_its_spaces(self) -> Self:
         needed = ["actions"] + [e.labels for e in (self.video, self.audio) if e is not None]
-        needed += ["camera", "motion", "fights"] if self.motion is not None else []
+        needed += ["camera", "fights"] if self.motion is not None else []
         missing = [name for name in needed if name not in self.spaces]
         if missing:
             raise ValueError(f"spaces: {missing[0]!r} is missing; expected floor and calibration of it")

@@ -63,6 +63,7 @@ class Told:
     objects: Tensor  # (B, 7) logits, the last: none of them
     fight: Tensor  # (B,) logits
     tokens: Tensor  # (B, TOKEN_DIM) what all of these are told from
+    least_alike: Tensor  # (B,) the least correlation between a picture and the next
 
 
 class MotionNet(nn.Module):
@@ -96,6 +97,7 @@ class MotionNet(nn.Module):
             self.objects(features),
             self.fight(numbers)[:, 0],
             torch.cat([features, numbers], dim=1),
+            _least_alike(x),
         )
 
     def see(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -113,6 +115,11 @@ class MotionNet(nn.Module):
 def _pooled(last: Tensor) -> Tensor:
     """(B, C, T, h, w) → (B, 2C): each feature's mean, and its mean at the instant where that is highest."""
     return torch.cat([last.mean((2, 3, 4)), last.mean((3, 4)).amax(2)], dim=1)
+
+
+def _least_alike(x: Tensor) -> Tensor:
+    flat = F.normalize(x.flatten(2), dim=2)
+    return (flat[:, 1:] * flat[:, :-1]).sum(2).amin(1)
 
 
 def levels(pictures: Tensor) -> Tensor:

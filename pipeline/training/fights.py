@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
-from pipeline.encoders.motion import N_PICTURES, SIZE_PX, levels
+from pipeline.encoders.motion import SIZE_PX, levels
 from pipeline.encoders.motion_energy import statistics
-from pipeline.training.footage import Footage, picture_steps, read_table
+from pipeline.training.footage import Footage, Windows, picture_steps, read_table
 
 Array = npt.NDArray[np.float64]
-_PHASES = 2  # a clip is learned from as seen from its first picture on, and a 24th of a second later
+_PHASES = 2  # a clip is learned from as a run sees it, from its first picture on, and a 24th of a second later
 _NEWTON_STEPS = 50
 
 
@@ -24,7 +25,7 @@ _NEWTON_STEPS = 50
 class Clips:
     """Statistics of clips, and what is true of them."""
 
-    seen: Array  # (N, _PHASES, S); the first is how inference sees the clip
+    seen: Array  # (N, P, S) each P times; the first is how a run sees the clip
     is_fight: npt.NDArray[np.bool_]  # (N,)
     fold: npt.NDArray[np.int64]  # (N,) contiguous, as `fights.csv` deals them
 
@@ -46,36 +47,48 @@ class Linear:
         return np.asarray(clips.seen[:, 0] @ self.weight + self.bias)
 
 
-def read_clips(footage: Footage, table: Path) -> Clips:
+def read_clips(footage: Footage, windows: Windows, table: Path) -> Clips:
     """Statistics of all clips of `table`, a CSV with `file`, `label` and `fold`.
+
+    Args:
+        windows: the same clips as a run sees them; of each file the first counts, and one without is left out.
 
     Raises:
         ValueError: a clip of the footage has no row.
     """
-    rows = read_table(table)
+    rows, place = read_table(table), {file: i for i, file in reversed(list(enumerate(windows.files)))}
     missing = sorted(set(footage.files) - rows.keys())
     if missing:
         raise ValueError(f"{table}: no row for {missing[0]}; expected one for each clip")
-    seen = np.stack([_statistics(footage.pictures[:, k:]) for k in range(_PHASES)], axis=1)
-    is_fight = np.array([rows[file]["label"] == "fight" for file in footage.files])
-    fold = np.array([int(rows[file]["fold"]) for file in footage.files])
-    return Clips(seen, is_fight, fold)
+    known = [i for i, file in enumerate(footage.files) if file in place]
+    files = [footage.files[i] for i in known]
+    seen = [_numbers(torch.from_numpy(windows.pictures[[place[file] for file in files]]))]
+    seen += [_numbers(_shrunk(footage.pictures[known, k:])) for k in range(_PHASES)]
+    is_fight = np.array([rows[file]["label"] == "fight" for file in files])
+    fold = np.array([int(rows[file]["fold"]) for file in files])
+    return Clips(np.stack(seen, axis=1), is_fight, fold)
 
 
-def _statistics(pictures: npt.NDArray[np.uint8]) -> Array:
-    found = []
-    for window in pictures:
-        x = torch.from_numpy(np.array(window[picture_steps()])).float()[:, None]
-        small = F.interpolate(x, SIZE_PX, mode="area")[:, 0].round()
-        found.append(statistics(levels(small.view(1, N_PICTURES, *SIZE_PX)))[0])
-    return torch.stack(found).double().numpy()
+def _shrunk(pictures: npt.NDArray[np.uint8]) -> Tensor:
+    """What a network looks at of windows of footage, (N, N_PICTURES, *SIZE_PX)."""
+    steps = picture_steps()
+    small = [
+        F.interpolate(torch.from_numpy(np.array(window[steps])).float()[:, None], SIZE_PX, mode="area")
+        for window in pictures
+    ]
+    return torch.stack(small)[:, :, 0].round()
+
+
+def _numbers(pictures: Tensor) -> Array:
+    return torch.cat([statistics(levels(part)) for part in pictures.split(16)]).double().numpy()
 
 
 def fit(clips: Clips, strength: float) -> Linear:
     """Logistic regression over standardised statistics, by Newton's method: the minimum of
     |w|²/2 + strength · (mean over a clip's phases of its loss, summed over clips)."""
+    n_seen = clips.seen.shape[1]
     x = clips.seen.reshape(-1, clips.seen.shape[-1])
-    y = np.repeat(clips.is_fight, _PHASES).astype(np.float64)
+    y = np.repeat(clips.is_fight, n_seen).astype(np.float64)
     mean, spread = x.mean(0), x.std(0) + 1e-9
     z = np.concatenate([(x - mean) / spread, np.ones((len(x), 1))], axis=1)
     penalty = np.eye(z.shape[1])
@@ -83,8 +96,8 @@ def fit(clips: Clips, strength: float) -> Linear:
     w = np.zeros(z.shape[1])
     for _ in range(_NEWTON_STEPS):
         p = 1 / (1 + np.exp(-(z @ w).clip(-30, 30)))
-        slope = strength / _PHASES * (z.T @ (p - y)) + penalty @ w
-        bend = strength / _PHASES * (z.T * (p * (1 - p))) @ z + penalty
+        slope = strength / n_seen * (z.T @ (p - y)) + penalty @ w
+        bend = strength / n_seen * (z.T * (p * (1 - p))) @ z + penalty
         step = np.linalg.solve(bend, slope)
         w -= step
         if np.abs(step).max() < 1e-8:
@@ -118,3 +131,15 @@ def nested_logits(clips: Clips, strengths: Sequence[float]) -> tuple[Array, dict
         chosen[int(fold)] = choose_strength(rest, strengths)
         logits[apart] = fit(rest, chosen[int(fold)]).logits(clips.of(apart))
     return logits, chosen
+
+
+def calibrate(logits: Array, is_fight: npt.NDArray[np.bool_]) -> tuple[float, float]:
+    """Slope and offset of the chance of a fight over logits (N,) of clips that were left out (Platt 1999)."""
+    z, w = np.stack([logits, np.ones(len(logits))], axis=1), np.array([1.0, 0.0])
+    for _ in range(_NEWTON_STEPS):
+        p = 1 / (1 + np.exp(-(z @ w).clip(-30, 30)))
+        step = np.linalg.solve((z.T * (p * (1 - p) + 1e-9)) @ z, z.T @ (p - is_fight))
+        w -= step
+        if np.abs(step).max() < 1e-8:
+            break
+    return float(w[0]), float(w[1])

@@ -18,9 +18,14 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
+from pipeline.bundles.movement import windows
+from pipeline.config import load_config
 from pipeline.encoders import motion
 from pipeline.media.probe import probe
 from pipeline.media.video import index_packets, read_motion
+from pipeline.records import Unit
+from pipeline.sync.align import read_clips
+from pipeline.understand import SAMPLE_RATE_HZ
 
 RATE_HZ = 24  # three pictures for each that a network looks at, so that speeds can be varied
 WINDOW_S = 2
@@ -68,6 +73,40 @@ def read_footage(files: Sequence[Path], most_windows: int, work: Path, name: str
         os.replace(part, index)
     known = json.loads(index.read_text(encoding="utf-8"))
     return Footage(np.load(array, mmap_mode="r"), tuple(known["files"]), tuple(known["start_s"]))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """N windows, picture for picture as a run of the embedded bundle looks at them."""
+
+    pictures: npt.NDArray[np.uint8]  # (N, N_PICTURES, *motion.SIZE_PX)
+    files: tuple[str, ...]  # (N,)
+    start_s: tuple[float, ...]  # (N,)
+
+
+def read_as_a_run(files: Sequence[Path], work: Path, name: str) -> Windows:
+    """All windows of the first minute of each file, from `work` where they were read before."""
+    kept = work / f"{name}-as-a-run.npz"
+    if not kept.is_file():
+        config = load_config(overrides=["sync.window_s=0"])
+        small = {"motion_rate_hz": motion.RATE_HZ, "motion_height_px": motion.SIZE_PX[0]}
+        config = config.model_copy(update={"clips": config.clips.model_copy(update=small)})
+        found: list[tuple[str, float, npt.NDArray[np.uint8]]] = []
+        for file in files:
+            unit = Unit("", "", str(file), "", 0.0, config.clips.unit_s)
+            batch, _ = read_clips(unit, probe(str(file)), config, SAMPLE_RATE_HZ)
+            for w in windows([batch]):
+                at_s = float(batch.start_s[w.row]) + w.start / motion.RATE_HZ
+                found.append((file.name, at_s, w.pictures))
+        names, starts, pictures = zip(*found, strict=True)
+        work.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(".part.npz")
+        np.savez(part, files=names, start_s=starts, pictures=np.stack(pictures))
+        os.replace(part, kept)
+    with np.load(kept) as known:
+        return Windows(
+            known["pictures"], tuple(known["files"].tolist()), tuple(known["start_s"].tolist())
+        )
 
 
 def picture_steps() -> npt.NDArray[np.int64]:

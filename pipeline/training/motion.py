@@ -186,6 +186,12 @@ def read_fights(data: Path, work: Path) -> footage.Footage:
     return footage.read_footage(files, 1, work / "footage", "fights")
 
 
+def read_fight_clips(data: Path, work: Path) -> fights.Clips:
+    """Statistics of the clips of `fights/`, as a run sees them and as they can be seen otherwise."""
+    windows = footage.read_as_a_run(sorted((data / "fights").glob("*.mp4")), work / "footage", "fights")
+    return fights.read_clips(read_fights(data, work), windows, data / "fights.csv")
+
+
 def watched_clips(pictures: npt.NDArray[np.uint8], n: int, seed: int) -> list[tuple[Tensor, Answers]]:
     """Clips rendered onto the first picture of each window (N, T, H, W), 40 at once."""
     scenes = Scenes(np.ascontiguousarray(pictures[:, 0]), pictures[:0])
@@ -204,7 +210,7 @@ def train(data: Path, work: Path, recipe: Recipe) -> MotionNet:
         weights = fitted.net.state_dict()
     net = MotionNet()
     net.load_state_dict(weights or {})
-    clips = fights.read_clips(others, data / "fights.csv")
+    clips = read_fight_clips(data, work)
     strength = fights.choose_strength(clips, recipe.fight_strengths)
     head = fights.fit(clips, strength)
     net.fight.weight.data = torch.from_numpy(head.weight).float()[None]
