@@ -152,6 +152,37 @@ def test_an_unknown_option_names_the_known_ones(x3d_bundle):
         Model(find_bundle(str(x3d_bundle)), load_config())
 
 
+def test_what_the_camera_does_is_a_label_and_never_what_happens():
+    config = load_config(overrides=["labels.min_score={camera: 0}"])
+    loaded = Model(find_bundle("embedded"), config)
+    for result in loaded.understand([make_batch(3, seed=1)])[0]:
+        told = [x for x in result.labels if x.space == "camera"]
+        assert len(told) == 3
+        assert all(x.modality == "video" for x in told)
+        assert result.top is None or result.top.space != "camera"
+        (best,) = loaded._foreground([told[0], Label("dog", 0.1, "objects", "video")])
+        assert best.label == "dog"
+
+
+def test_fights_are_told_only_where_a_config_asks_for_them(model):
+    moving = [make_batch(3, seed=k) for k in range(3)]
+    scores = model.sense(moving).moved.spaces["fights"]
+    assert scores.max() > 0.5
+    assert not [
+        x for unit in model.understand(moving) for r in unit for x in r.labels if x.space == "fights"
+    ]
+    asked = load_config(overrides=["labels.min_score={fights: 0.5}"])
+    results = Model(find_bundle("embedded"), asked).understand(moving)
+    told = [x for unit in results for r in unit for x in r.labels if x.space == "fights"]
+    assert len(told) == int((scores >= 0.5).sum())
+    assert {(x.label, x.modality) for x in told} == {("fighting", "video")}
+
+
+def test_in_a_sentence_a_fight_comes_before_what_is_matched_by_text(model):
+    actions = [Label("driving car", 0.8, "actions", "fused"), Label("fighting", 0.7, "fights", "video")]
+    assert [x.label for x in model._best_actions(actions)] == ["fighting"]
+
+
 def test_a_kind_of_sound_is_not_said_beside_one_of_its_own(model):
     heard = [Label(name, 0.9, "audioset", "audio") for name in ("Animal", "Dog", "Bark", "Music")]
     assert [x.label for x in model._told_sounds(heard)] == ["Bark", "Music"]

@@ -16,8 +16,10 @@ def label(name, score=0.9, space="objects", modality="video"):
     return Label(name, score, space, modality)
 
 
-def sentence(actions=(), objects=(), sounds=(), stats=LIT, has_audio=True, is_silent=False):
-    evidence = Evidence(actions, objects, sounds, stats, has_audio, is_silent)
+def sentence(
+    actions=(), objects=(), sounds=(), stats=LIT, has_audio=True, is_silent=False, camera=None
+):
+    evidence = Evidence(actions, objects, sounds, stats, has_audio, is_silent, camera)
     return compose(evidence, {"dog": "a dog", "car": "a car"}, {"Bark": "barking"})
 
 
@@ -37,6 +39,18 @@ def sentence(actions=(), objects=(), sounds=(), stats=LIT, has_audio=True, is_si
         ({"objects": [label("umbrella")]}, "An umbrella in view; sound not recognised."),
         ({"stats": DARK, "has_audio": False}, "A dark still picture, not recognised; no sound track."),
         ({"stats": None, "sounds": [label("Music")]}, "No picture; music heard."),
+        (
+            {"objects": [label("car")], "camera": label("pan", 0.97, "camera"), "is_silent": True},
+            "A car in view, the camera pans; silence.",
+        ),
+        (
+            {"objects": [label("car")], "camera": label("pan", 0.91, "camera"), "is_silent": True},
+            "A car in view; silence.",
+        ),
+        (
+            {"objects": [label("car")], "camera": label("static", 0.99, "camera"), "is_silent": True},
+            "A car in view; silence.",
+        ),
     ],
 )
 def test_a_sentence_says_what_is_known_and_no_more(given, said):
