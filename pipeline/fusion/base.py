@@ -31,6 +31,7 @@ class FusionSize:
     dim: int = 64  # of a token
     depth: int = 3  # layers
     num_heads: int = 4
+    mlp_ratio: float = 2.0  # of a stream's layers: how much wider than a token they are inside
     dropout: float = 0.1
     n_shared: int = (
         4  # learned tokens of each sense in place of the other; they carry news (bottleneck)
@@ -45,8 +46,9 @@ class FusionSize:
         if not 0 <= self.n_apart < self.depth:
             raise ValueError(f"n_apart must lie in 0..{self.depth - 1} (depth - 1), got {self.n_apart}")
 
-    def block(self, mlp_ratio: float = 2.0) -> TimeBlock:
-        """One layer."""
+    def block(self, mlp_ratio: float | None = None) -> TimeBlock:
+        """One layer; as wide inside as those of a stream unless told."""
+        mlp_ratio = self.mlp_ratio if mlp_ratio is None else mlp_ratio
         periods_s = (self.shortest_s, self.longest_s)
         return TimeBlock(self.dim, self.num_heads, mlp_ratio, self.dropout, periods_s)
 

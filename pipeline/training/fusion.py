@@ -313,7 +313,7 @@ def tables(found: Comparison) -> str:
 
 
 def _lines(names: tuple[str, ...]) -> tuple[str, str]:
-    return f"| {' | '.join(names)} |", "| " + "--- | " * len(names)
+    return f"| {' | '.join(names)} |", f"| {' | '.join('---' for _ in names)} |"
 
 
 def _cell(m: Measure | None, is_gain: bool) -> str:
