@@ -96,6 +96,11 @@ def cider_d(said: Sequence[Words], references: Sequence[Sequence[Words]]) -> flo
 
     One picture alone has no rarity, so its score is 0.
     """
+    return sum(cider_d_each(said, references)) / len(references)
+
+
+def cider_d_each(said: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float]:
+    """The same of each picture, for intervals."""
     n_pictures = len(references)
     seen_in: Counter[tuple[str, ...]] = Counter()
     for theirs in references:
@@ -110,14 +115,15 @@ def cider_d(said: Sequence[Words], references: Sequence[Sequence[Words]]) -> flo
             for n in range(1, _MOST_N + 1)
         ]
 
-    total = 0.0
+    scores = []
     for ours, theirs in zip(said, references, strict=True):
-        mine = weigh(ours)
+        mine, total = weigh(ours), 0.0
         for reference in theirs:
             gap = math.exp(-((len(ours) - len(reference)) ** 2) / (2 * _CIDER_SIGMA**2))
             alike = sum(_clipped_cosine(a, b) for a, b in zip(mine, weigh(reference), strict=True))
             total += gap * alike / _MOST_N / len(theirs)
-    return _CIDER_SCALE * total / n_pictures
+        scores.append(_CIDER_SCALE * total)
+    return scores
 
 
 def _clipped_cosine(mine: dict[tuple[str, ...], float], theirs: dict[tuple[str, ...], float]) -> float:

@@ -94,8 +94,9 @@ class GmdcsaActions(Experiment):
                 f"tokens; the same of the sound encoder's, where there is sound ({heard.sum()} "
                 f"windows). Asked for are actions that {self.least_videos} videos or more show; a "
                 "window shows what fills half of it. The strength of the fits was given "
-                "beforehand. Intervals are bootstraps over videos. The motion network has seen "
-                "stills of ten of these videos, with motion rendered onto them and no action told."
+                "beforehand; scores of all videos are ranked together. Intervals are bootstraps "
+                "over videos. The motion network has seen stills of ten of these videos, with "
+                "motion rendered onto them and no action told."
             ),
             figures=tuple(figures),
             tables=(

@@ -29,7 +29,8 @@ from pipeline.heads.decoder import KINDS, beam_search
 from pipeline.heads.sentences import ARTICLES, Asked, SentenceTeller, Sureness, Told
 from pipeline.media.probe import probe
 from pipeline.metrics.calibration import Platt, at_floors, expected_calibration_error, fit_platt
-from pipeline.metrics.captions import CaptionScores, score_captions
+from pipeline.metrics.captions import cider_d_each, score_captions, words
+from pipeline.metrics.intervals import bootstrap
 from pipeline.records import ClipResult, Unit
 from pipeline.sync.align import read_clips
 from pipeline.training.captions import Phrases, bundle_names, bundle_things
@@ -40,6 +41,7 @@ from pipeline.training.vectors import embedded
 _VAGUE = {"with", "near", "next to", "by"}  # among these people choose freely
 _FLOORS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
 _AT_ONCE = 50
+_NOT_JUDGED = "not judged yet"
 
 
 class CaptionsFromEmbedding(Experiment):
@@ -66,16 +68,19 @@ class CaptionsFromEmbedding(Experiment):
             "nearest": nearest(vectors, train, sentences.train),
         }
         known = [i for i, told in enumerate(sentences.references) if len(told) > 1]
-        figures, rows = [], []
+        five = [sentences.references[i] for i in known]
+        figures = []
         for name, answers in said.items():
-            own = score_captions(answers, [(s,) for s in sentences.scored])
-            five = score_captions([answers[i] for i in known], [sentences.references[i] for i in known])
+            own = [(s,) for s in sentences.scored]
+            figures += _scores(f"{name}_own", f"{name}, against the sentence", answers, own)
+            some = [answers[i] for i in known]
+            figures += _scores(f"{name}_five", f"{name}, all captions of its picture", some, five)
             cosine = (encoder.encode(answers) * vectors.float()).sum(1)
-            figures += _scores(f"{name}_own", f"{name}, against the sentence", own, len(answers))
-            figures += _scores(f"{name}_five", f"{name}, all captions of its picture", five, len(known))
-            mean, tenth = float(cosine.mean()), float(cosine.quantile(0.1))
-            rows.append(_row(f"{name}, against the sentence itself", own, f"{mean:.3f}, {tenth:.3f}"))
-            rows.append(_row(f"{name}, {len(known)} with all captions of their picture", five, ""))
+            for key, told, value in (
+                ("cosine", "cosine to the vector, mean", cosine.mean()),
+                ("cosine_tenth", "cosine to the vector, a tenth is below", cosine.quantile(0.1)),
+            ):
+                figures.append(_number(f"{name}_{key}", f"{name}: {told}", float(value), len(cosine)))
         every = max(1, len(vectors) // self.n_shown) if self.n_shown else len(vectors) + 1
         shown = [
             (sentences.scored[i], said["decoder"][i], said["nearest"][i])
@@ -91,11 +96,6 @@ class CaptionsFromEmbedding(Experiment):
             ),
             figures=tuple(figures),
             tables=(
-                Table(
-                    title="Told from its own vector",
-                    columns=("", "BLEU-4", "ROUGE-L", "CIDEr-D", "cosine: mean, lowest tenth below"),
-                    rows=tuple(rows),
-                ),
                 Table(
                     title="Some of them, evenly spread",
                     columns=("sentence", "decoder", "nearest"),
@@ -125,15 +125,25 @@ class CaptionsFromNames(Experiment):
         log_prob = np.array([j.told.log_prob for j in found.told])
         is_right = np.array([j.is_right for j in found.told])
         fitted = fit_platt(log_prob[::2], is_right[::2])
-        used = Platt(shipped.slope, shipped.offset)
-        p, right = used(log_prob[1::2]), is_right[1::2]
-        at = at_floors(p, right, [*_FLOORS])
-        (at_floor,) = at_floors(p, right, [shipped.floor])
+        p, right = Platt(shipped.slope, shipped.offset)(log_prob[1::2]), is_right[1::2]
         n_asked = len(found.told) + found.n_none
-
-        def number(key: str, told: str, value: float, unit: Any = "%", digits: int = 1) -> Figure:
-            return Figure(key=key, told=told, value=value, n=len(p), unit=unit, digits=digits)
-
+        (at_floor,) = at_floors(p, right, [shipped.floor])
+        rows: tuple[tuple[str, str, float, Literal["%", "ms", ""], int, int], ...] = (
+            ("told", "things put into a sentence", len(found.told) / n_asked, "%", 1, n_asked),
+            ("kept_at_floor", f"kept at the floor of {shipped.floor:g}", at_floor.told, "%", 1, len(p)),
+            ("right_at_floor", "right of what is kept", at_floor.precision or 0.0, "%", 1, len(p)),
+            (
+                "calibration_error",
+                "expected calibration error",
+                expected_calibration_error(p, right),
+                "%",
+                1,
+                len(p),
+            ),
+            ("slope", "slope, fitted here", fitted.slope, "", 3, len(p)),
+            ("offset", "offset, fitted here", fitted.offset, "", 3, len(p)),
+            ("ms", "a set of things not told before", found.ms_each, "ms", 1, n_asked),
+        )
         return Measured(
             how=(
                 f"{n_asked} pictures of coco_karpathy_dev1k, never trained on, with five sentences "
@@ -143,32 +153,14 @@ class CaptionsFromNames(Experiment):
                 "measured, with those that bundle.yaml holds."
             ),
             figures=(
-                Figure(
-                    key="told",
-                    told="things put into a sentence",
-                    value=len(found.told) / n_asked,
-                    n=n_asked,
-                ),
                 share("right", "sentences that stand as one of five says", is_right),
                 share("right_half", "the same, pictures that calibration did not see", right),
-                number("kept_at_floor", f"kept at the floor of {shipped.floor:g}", at_floor.told),
-                number("right_at_floor", "right of what is kept", at_floor.precision or 0.0),
-                number(
-                    "calibration_error",
-                    "expected calibration error",
-                    expected_calibration_error(p, right),
-                ),
-                number("slope", "slope, fitted here", fitted.slope, "", 3),
-                number("offset", "offset, fitted here", fitted.offset, "", 3),
-                Figure(
-                    key="ms",
-                    told="a set of things not told before",
-                    value=found.ms_each,
-                    unit="ms",
-                    n=n_asked,
+                *(
+                    Figure(key=key, told=told, value=value, unit=unit, digits=digits, n=n)
+                    for key, told, value, unit, digits, n in rows
                 ),
             ),
-            tables=(floors_table("What a floor leaves", at),),
+            tables=(floors_table("What a floor leaves", at_floors(p, right, _FLOORS)),),
             plots=(reliability_plot("reliability", "Chance that a sentence stands so", p, right),),
         )
 
@@ -223,30 +215,11 @@ class RealCaptions(Experiment):
         for file_name, start_s, result, listed in chosen:
             clip = known.get((file_name, start_s))
             caption = result.caption or ""
-            judgement = clip.judged.get(caption, "not judged yet") if clip else "not judged yet"
+            judgement = clip.judged.get(caption, _NOT_JUDGED) if clip else _NOT_JUDGED
             judgements.append(judgement)
             same = "the same" if listed == caption else listed
             there = clip.there if clip else ""
             rows.append((f"{file_name} {start_s:g} s", caption, same, judgement, there))
-        counts = Counter(judgements)
-        n_right = counts["right"] + counts["right, says little"]
-        figures = [share("right", "captions judged right", np.arange(len(rows)) < n_right)]
-        for key, shown in (
-            ("right, says little", "– of these, say little"),
-            ("partly", "partly"),
-            ("wrong", "wrong"),
-            ("not judged yet", "not judged yet"),
-        ):
-            figures.append(
-                Figure(
-                    key=key.replace(", ", "_").replace(" ", "_"),
-                    told=shown,
-                    value=counts[key],
-                    unit="",
-                    digits=0,
-                    n=len(rows),
-                )
-            )
         n_videos = len(clips)
         return Measured(
             how=(
@@ -256,7 +229,7 @@ class RealCaptions(Experiment):
                 "caption that changed since it was judged is “not judged yet”, and not counted as "
                 "right."
             ),
-            figures=tuple(figures),
+            figures=_counted(judgements),
             tables=(
                 Table(
                     title="Real clips",
@@ -265,6 +238,25 @@ class RealCaptions(Experiment):
                 ),
             ),
         )
+
+
+def _counted(judgements: Sequence[str]) -> tuple[Figure, ...]:
+    """How many captions were judged how."""
+    counts = Counter(judgements)
+    is_right = [judgement.startswith("right") for judgement in judgements]
+    rows = (
+        ("right_says_little", "– of these, say little", counts["right, says little"]),
+        ("partly", "partly", counts["partly"]),
+        ("wrong", "wrong", counts["wrong"]),
+        ("not_judged_yet", "not judged yet", counts[_NOT_JUDGED]),
+    )
+    return (
+        share("right", "captions judged right", is_right),
+        *(
+            Figure(key=key, told=told, value=n, unit="", digits=0, n=len(judgements))
+            for key, told, n in rows
+        ),
+    )
 
 
 def _in_turns(
@@ -344,8 +336,8 @@ def is_right(text: str, asked: Asked, stated: set[tuple[str, str, str]]) -> bool
     line = f" {' '.join(word for word in text.split() if word not in ARTICLES)} "
     places = []
     for thing in asked.things:
-        words = " ".join(word for word in thing.lower().split() if word not in ARTICLES)
-        places.append((line.index(f" {words} "), len(words), thing))
+        name = " ".join(word for word in thing.lower().split() if word not in ARTICLES)
+        places.append((line.index(f" {name} "), len(name), thing))
     places.sort()
     for (at, size, a), (after, _, b) in pairwise(places):
         link = line[at + size + 1 : after + 1].strip()
@@ -396,16 +388,22 @@ def _encoder(lab: Lab) -> SentenceEncoder:
     return load_text(lab.bundle, lab.bundle.text, torch.device("cpu"))
 
 
-def _scores(key: str, told: str, scores: CaptionScores, n: int) -> list[Figure]:
+def _scores(
+    key: str, told: str, said: Sequence[str], references: Sequence[Sequence[str]]
+) -> list[Figure]:
+    """BLEU-4, ROUGE-L and CIDEr-D; the last with a bootstrap interval over sentences."""
+    scores, n = score_captions(said, references), len(said)
+    each = np.array(
+        cider_d_each([words(s) for s in said], [[words(r) for r in told] for told in references])
+    )
+    low, high = bootstrap(lambda at: float(each[at].mean()), n)
+    cider = _number(f"{key}_cider_d", f"CIDEr-D: {told}", scores.cider_d, n)
     return [
-        Figure(key=f"{key}_{name}", told=f"{shown}: {told}", value=value, unit="", digits=digits, n=n)
-        for name, shown, value, digits in (
-            ("bleu4", "BLEU-4", scores.bleu4, 3),
-            ("rouge_l", "ROUGE-L", scores.rouge_l, 3),
-            ("cider_d", "CIDEr-D", scores.cider_d, 2),
-        )
+        cider.model_copy(update={"low": low, "high": high, "digits": 2}),
+        _number(f"{key}_bleu4", f"BLEU-4: {told}", scores.bleu4, n),
+        _number(f"{key}_rouge_l", f"ROUGE-L: {told}", scores.rouge_l, n),
     ]
 
 
-def _row(name: str, scores: CaptionScores, cosine: str) -> tuple[str, ...]:
-    return (name, f"{scores.bleu4:.3f}", f"{scores.rouge_l:.3f}", f"{scores.cider_d:.2f}", cosine)
+def _number(key: str, told: str, value: float, n: int) -> Figure:
+    return Figure(key=key, told=told, value=value, unit="", digits=3, n=n)

@@ -18,7 +18,6 @@ from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.records import (
     Figure,
     Measured,
-    Plot,
     Table,
     confusion_plot,
     percent,
@@ -69,38 +68,7 @@ class RenderedMotion(Experiment):
         """Shares of right answers, of each motion, and what floors leave."""
         pictures = read_fights(lab.data, lab.work / "motion").pictures
         said, truth = self._answers(lab, pictures)
-        figures: list[Figure] = []
-        tables: list[Table] = []
-        plots: list[Plot] = []
-        for head, names in _NAMES.items():
-            known = truth[head] != UNKNOWN
-            p, told = said[head][known], truth[head][known]
-            best = p.argmax(1)
-            right = best == told
-            n = len(names)
-            what = f"{head.removesuffix('s')} motion, {n if head == 'camera' else f'{n - 1} and none'}"
-            figures.append(share(f"{head}_right", f"{what}: right", right))
-            shares = [share(f"{head}_{x}", x, right[told == i]) for i, x in enumerate(names)]
-            figures.append(
-                Figure(
-                    key=f"{head}_mean",
-                    told=f"{what}: mean over motions",
-                    value=float(np.mean([s.value for s in shares])),
-                    n=len(told),
-                )
-            )
-            figures.append(
-                Figure(
-                    key=f"{head}_calibration_error",
-                    told=f"{what}: expected calibration error",
-                    value=expected_calibration_error(p.max(1), right),
-                    n=len(told),
-                )
-            )
-            figures += [s.model_copy(update={"told": f"– {s.told}"}) for s in shares]
-            plots.append(confusion_plot(head, f"{what}, rendered", names, told, best))
-            plots.append(reliability_plot(f"{head}_reliability", f"{what}, rendered", p.max(1), right))
-            tables.append(_floors(f"What a floor leaves, {what}", p, told, names))
+        found = [_of_head(head, said[head], truth[head]) for head in _NAMES]
         return Measured(
             how=(
                 f"{len(said['camera']):,} clips of motion drawn by chance (seed {self.seed}), "
@@ -108,9 +76,9 @@ class RenderedMotion(Experiment):
                 "onto which no training renders. Many are static: the mean over motions weighs "
                 "all alike."
             ),
-            figures=tuple(figures),
-            tables=tuple(tables),
-            plots=tuple(plots),
+            figures=tuple(figure for part in found for figure in part.figures),
+            tables=tuple(table for part in found for table in part.tables),
+            plots=tuple(plot for part in found for plot in part.plots),
         )
 
     @torch.no_grad()
@@ -130,6 +98,38 @@ class RenderedMotion(Experiment):
             {head: np.concatenate(rows) for head, rows in said.items()},
             {head: np.concatenate(rows) for head, rows in truth.items()},
         )
+
+
+def _of_head(head: str, p: Array, truth: Array) -> Measured:
+    """Of a head's chances (N, C) and truth (N,), where it is known."""
+    names = _NAMES[head]
+    p, truth = p[truth != UNKNOWN], truth[truth != UNKNOWN]
+    best = p.argmax(1)
+    right = best == truth
+    n_classes = f"{len(names)}" if head == "camera" else f"{len(names) - 1} and none"
+    what = f"{head.removesuffix('s')} motion, {n_classes}"
+    shares = [share(f"{head}_{x}", f"– {x}", right[truth == i]) for i, x in enumerate(names)]
+    mean = float(np.mean([s.value for s in shares]))
+    error = expected_calibration_error(p.max(1), right)
+    figures = [
+        share(f"{head}_right", f"{what}: right", right),
+        Figure(key=f"{head}_mean", told=f"{what}: mean over motions", value=mean, n=len(p)),
+        Figure(
+            key=f"{head}_calibration_error",
+            told=f"{what}: expected calibration error",
+            value=error,
+            n=len(p),
+        ),
+    ]
+    return Measured(
+        how="",
+        figures=(*figures, *shares),
+        tables=(_floors(f"What a floor leaves, {what}", p, truth, names),),
+        plots=(
+            confusion_plot(head, f"{what}, rendered", names, truth, best),
+            reliability_plot(f"{head}_reliability", f"{what}, rendered", p.max(1), right),
+        ),
+    )
 
 
 def _floors(title: str, p: Array, truth: Array, names: tuple[str, ...]) -> Table:
@@ -244,16 +244,7 @@ class RealMotion(Experiment):
             ]
             fight = float(torch.sigmoid(net.tell(x).fight)[0])
             said.setdefault(file, []).append((told[0], told[1], fight))
-        rows = [
-            (
-                file,
-                str(len(windows)),
-                _listed([camera for camera, _, _ in windows]),
-                _listed([thing for _, thing, _ in windows]),
-                f"{min(f for *_, f in windows):.2f} to {max(f for *_, f in windows):.2f}",
-            )
-            for file, windows in said.items()
-        ]
+        rows = [_row(file, windows) for file, windows in said.items()]
         return Measured(
             how=(
                 f"Windows of two seconds, the first {self.most_windows} of each file; in order of "
@@ -267,6 +258,18 @@ class RealMotion(Experiment):
                 ),
             ),
         )
+
+
+def _row(file: str, windows: list[tuple[str, str, float]]) -> tuple[str, ...]:
+    """A file's answers about camera and things, and the range of its chances of a fight."""
+    fights_told = [fight for *_, fight in windows]
+    return (
+        file,
+        str(len(windows)),
+        _listed([camera for camera, _, _ in windows]),
+        _listed([thing for _, thing, _ in windows]),
+        f"{min(fights_told):.2f} to {max(fights_told):.2f}",
+    )
 
 
 def _listed(answers: list[str]) -> str:

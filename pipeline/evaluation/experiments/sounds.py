@@ -14,7 +14,7 @@ from pydantic import Field
 
 from pipeline.bundles.accelerate import Runtime
 from pipeline.bundles.senses import PatchHearing, Tokens, loudest, make_hearing
-from pipeline.bundles.spec import BundleError
+from pipeline.bundles.spec import BundleError, SpaceSpec
 from pipeline.config import load_config
 from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.linear import nested_softmax
@@ -118,53 +118,43 @@ class SoundCalibration(Experiment):
         left_out = np.zeros(len(x))
         for k in np.unique(fold):
             left_out[fold == k] = fit_platt(x[fold != k], is_true[fold != k])(x[fold == k])
-        fitted = fit_platt(x, is_true)
-        moved = fitted.offset + _logit(self.audioset_rate) - _logit(self.esc_rate)
-        space = lab.bundle.spaces["audioset"]
-        written = _sigmoid(space.slope * x + space.offset)
-        (at_floor,) = at_floors(written, is_true, [space.floor], is_true)
-        raw = _sigmoid(x)
-
-        def number(key: str, told: str, value: float, unit: Any = "%", digits: int = 1) -> Figure:
-            return Figure(key=key, told=told, value=value, n=len(x), unit=unit, digits=digits)
-
+        title = "AudioSet scores on ESC-10"
         return Measured(
             how=(
                 f"The loudest patch of the first clip of each of the {len(labels)} sounds, for the "
-                f"{len(pairs)} classes of AudioSet that mean one of ESC-10's ten labels: {len(x)} "
-                "scores. Platt's slope and offset are fitted to four folds for the fifth. The "
-                "offset in bundle.yaml is the fit to all folds, moved from ESC-10's base rate to "
-                "AudioSet's."
+                f"{len(pairs)} classes of AudioSet that mean one of ESC-10's ten labels: "
+                f"{len(x):,} scores. Platt's slope and offset are fitted to four folds for the "
+                "fifth. The offset in bundle.yaml is the fit to all folds, moved from ESC-10's "
+                "base rate to AudioSet's."
             ),
-            figures=(
-                number(
-                    "error",
-                    "expected calibration error, folds left out",
-                    expected_calibration_error(left_out, is_true),
-                    digits=2,
-                ),
-                number(
-                    "error_raw",
-                    "the same without a calibration",
-                    expected_calibration_error(raw, is_true),
-                    digits=2,
-                ),
-                number(
-                    "precision", f"precision at the floor of {space.floor}", at_floor.precision or 0
-                ),
-                number("recall", f"recall at the floor of {space.floor}", at_floor.recall),
-                number("slope", "slope, fitted to all", fitted.slope, "", 3),
-                number("offset_esc10", "offset, fitted to all", fitted.offset, "", 3),
-                number("offset", "offset, moved to AudioSet's base rate", moved, "", 2),
-            ),
+            figures=self._figures(lab.bundle.spaces["audioset"], x, is_true, left_out),
             plots=(
-                reliability_plot("reliability", "AudioSet scores on ESC-10", left_out, is_true),
-                precision_recall_plot(
-                    "precision_recall",
-                    "AudioSet scores on ESC-10",
-                    {"all classes": (left_out, is_true)},
-                ),
+                reliability_plot("reliability", title, left_out, is_true),
+                precision_recall_plot("precision_recall", title, {"all classes": (left_out, is_true)}),
             ),
+        )
+
+    def _figures(
+        self, space: SpaceSpec, x: Array, is_true: Array, left_out: Array
+    ) -> tuple[Figure, ...]:
+        """Of logits (N,), whether the class is there (N,), and scores of fits to other folds (N,)."""
+        fitted = fit_platt(x, is_true)
+        moved = fitted.offset + _logit(self.audioset_rate) - _logit(self.esc_rate)
+        written = _sigmoid(space.slope * x + space.offset)
+        (at_floor,) = at_floors(written, is_true, [space.floor], is_true)
+        error, raw = (expected_calibration_error(p, is_true) for p in (left_out, _sigmoid(x)))
+        rows: tuple[tuple[str, str, float, Literal["%", ""], int], ...] = (
+            ("error", "expected calibration error, folds left out", error, "%", 2),
+            ("error_raw", "the same without a calibration", raw, "%", 2),
+            ("precision", f"precision at the floor of {space.floor}", at_floor.precision or 0, "%", 1),
+            ("recall", f"recall at the floor of {space.floor}", at_floor.recall, "%", 1),
+            ("slope", "slope, fitted to all", fitted.slope, "", 3),
+            ("offset_esc10", "offset, fitted to all", fitted.offset, "", 3),
+            ("offset", "offset, moved to AudioSet's base rate", moved, "", 2),
+        )
+        return tuple(
+            Figure(key=key, told=told, value=value, unit=unit, digits=digits, n=len(x))
+            for key, told, value, unit, digits in rows
         )
 
 

@@ -30,28 +30,27 @@ def test_among_vague_words_and_their_order_people_choose_freely():
     assert is_right("a couch with a man", Asked(("a man", "a couch")), STATED)
 
 
+CLIP = "ucf101_v_Biking_g05_c02.avi"
+
+
 @pytest.fixture
 def lab(shared_media, tmp_path):
-    """One real clip."""
+    """One real clip, two stretches of it."""
     (tmp_path / "media" / "clips").mkdir(parents=True)
-    clip = "vggsound_3qesirWAGt4_dog.mp4"
-    (tmp_path / "media" / "clips" / clip).symlink_to(shared_media / "clips" / clip)
+    (tmp_path / "media" / "clips" / CLIP).symlink_to(shared_media / "clips" / CLIP)
     return Lab(find_bundle("embedded"), tmp_path, tmp_path / "work", lambda _: None)
 
 
 def test_a_caption_that_changed_is_not_judged_yet_and_never_right(lab):
-    clip = "vggsound_3qesirWAGt4_dog.mp4"
-    asked = {"kind": "real_captions", "n_clips": 2, "judged": ()}
-    (first, second) = RealCaptions(**asked).measure(lab).tables[0].rows
-    assert first[0] == f"{clip} 0 s"
-    assert second[0] == f"{clip} 4 s"
-    judged = (
-        JudgedClip(file=clip, start_s=0, there="a dog on a lead", judged={first[1]: "right"}),
-        JudgedClip(file=clip, start_s=4, there="the dog", judged={"A cat.": "right"}),
-    )
-    found = RealCaptions(**(asked | {"judged": judged})).measure(lab)
-    assert [row[3] for row in found.tables[0].rows] == ["right", "not judged yet"]
-    assert [row[4] for row in found.tables[0].rows] == ["a dog on a lead", "the dog"]
-    figures = {f.key: f for f in found.figures}
-    assert (figures["right"].value, figures["right"].n) == (0.5, 2)
-    assert figures["not_judged_yet"].value == 1
+    asked = {"kind": "real_captions", "n_clips": 2}
+    changed = JudgedClip(file=CLIP, start_s=0, there="two cyclists", judged={"A cat.": "right"})
+    found = RealCaptions(**asked, judged=(changed,)).measure(lab)
+    first = found.tables[0].rows[0]
+    assert first[0] == f"{CLIP} 0 s"
+    assert first[3:] == ("not judged yet", "two cyclists")
+    assert {f.key: f.value for f in found.figures}["right"] == 0.0
+    judged = changed.model_copy(update={"judged": {first[1]: "partly"}})
+    again = RealCaptions(**asked, judged=(judged,)).measure(lab)
+    figures = {f.key: f for f in again.figures}
+    assert figures["partly"].value == 1
+    assert figures["not_judged_yet"].value == len(again.tables[0].rows) - 1
