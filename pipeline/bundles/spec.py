@@ -158,12 +158,18 @@ class MotionSpec(_Part):
     source: str
 
 
-class TemporalSpec(_Part):
-    """A temporal transformer over the fused tokens of a unit."""
+class SceneSpec(_Part):
+    """A trained fusion of what the senses tell of a clip, in the context of its unit: `pipeline.fusion.scene`."""
 
     weights: WeightFile
-    depth: int = 2
-    num_heads: int = 4
+    fusion: Literal["late", "early", "bottleneck"]
+    dim: int = Field(ge=8)
+    depth: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    context_depth: int = Field(ge=0)
+    motion_sha256: str | None = None  # of the motion weights whose features it learned; None: it sees no motion
+    licence: str
+    source: str
 
 
 class StreamSpec(_Part):
@@ -243,7 +249,7 @@ class BundleSpec(_Part):
     speech: PartSpec | None = None
     embedding_dim: int | None = None  # where there is no text: the encoders' own spaces side by side
     pictures: PicturesSpec = PicturesSpec()
-    temporal: TemporalSpec | None = None
+    scene: SceneSpec | None = None  # None: the evidence itself is the embedding
     learned: tuple[LearnedSpec, ...] = ()
     fusion: FusionSpec
     spaces: dict[str, SpaceSpec]
@@ -258,6 +264,12 @@ class BundleSpec(_Part):
             raise ValueError(
                 "expected text, or encoders that share a space with text and embedding_dim, the sum of theirs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scenes_have_text(self) -> Self:
+        if self.scene is not None and self.text is None:
+            raise ValueError("scene: expected text beside it; its vectors lie in the space of a text encoder")
         return self
 
     @model_validator(mode="after")
@@ -285,7 +297,7 @@ class BundleSpec(_Part):
         files = [text.weights, text.config, text.tokenizer] if text else []
         files += [file for part in self.parts() for file in part.weight_files()]
         files += [file for part in self.learned for file in part.weight_files()]
-        return files + [part.weights for part in (self.motion, self.temporal) if part is not None]
+        return files + [part.weights for part in (self.motion, self.scene) if part is not None]
 
     @property
     def sample_rate_hz(self) -> int:
