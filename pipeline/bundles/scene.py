@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pipeline.bundles.meaning import TextMeaning
 from pipeline.bundles.senses import Sensed, Senses
-from pipeline.bundles.spec import BundleError, BundleSpec, SceneSpec
+from pipeline.bundles.spec import BundleSpec, SceneSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
 from pipeline.fusion.scene import (
     LEAST_SURE,
@@ -35,7 +35,9 @@ _IS_KIN = 0.5  # chance of one scene from which on a clip without evidence takes
 class Scenes:
     """A scene encoder with its weights."""
 
-    def __init__(self, spec: BundleSpec, scene: SceneSpec, meaning: TextMeaning, device: torch.device) -> None:
+    def __init__(
+        self, spec: BundleSpec, scene: SceneSpec, meaning: TextMeaning, device: torch.device
+    ) -> None:
         self.meaning, self.device = meaning, device
         size = SceneSize(scene.fusion, scene.dim, scene.depth, scene.num_heads, scene.context_depth)
         net = SceneEncoder(size)
@@ -71,7 +73,9 @@ class Scenes:
     ) -> Clips:
         """What the network takes; see `embed`."""
         n, (seen, heard, moved) = len(present), senses
-        middle_s = np.concatenate([(batch.start_s + batch.end_s) / 2 - batch.start_s[0] for batch in batches])
+        middle_s = np.concatenate(
+            [(batch.start_s + batch.end_s) / 2 - batch.start_s[0] for batch in batches]
+        )
         counts = self.meaning.is_foreground if heard is not None else None
         return Clips(
             named(seen, getattr(self.meaning, "sight_vectors", None), n),
@@ -111,7 +115,9 @@ def windows(moved: Sensed | None, n: int) -> Pieces:
         none = torch.zeros(n, 1)
         return Pieces(torch.zeros(n, 1, MOTION_DIM), none, none.bool(), none)
     tokens = moved.tokens
-    return Pieces(tokens.values[..., :MOTION_DIM], torch.ones_like(tokens.middle_s), tokens.valid, tokens.middle_s)
+    return Pieces(
+        tokens.values[..., :MOTION_DIM], torch.ones_like(tokens.middle_s), tokens.valid, tokens.middle_s
+    )
 
 
 def mean_looks(seen: Sensed | None, n: int) -> Tensor:

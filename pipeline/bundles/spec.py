@@ -159,7 +159,7 @@ class MotionSpec(_Part):
 
 
 class SceneSpec(_Part):
-    """A trained fusion of what the senses tell of a clip, in the context of its unit: `pipeline.fusion.scene`."""
+    """What the senses tell of a clip, fused in the context of its unit: `pipeline.fusion.scene`."""
 
     weights: WeightFile
     fusion: Literal["late", "early", "bottleneck"]
@@ -167,7 +167,9 @@ class SceneSpec(_Part):
     depth: int = Field(ge=1)
     num_heads: int = Field(ge=1)
     context_depth: int = Field(ge=0)
-    motion_sha256: str | None = None  # of the motion weights whose features it learned; None: it sees no motion
+    motion_sha256: str | None = (
+        None  # of the motion weights whose features it learned; None: it sees no motion
+    )
     licence: str
     source: str
 
@@ -267,9 +269,17 @@ class BundleSpec(_Part):
         return self
 
     @model_validator(mode="after")
-    def _scenes_have_text(self) -> Self:
-        if self.scene is not None and self.text is None:
-            raise ValueError("scene: expected text beside it; its vectors lie in the space of a text encoder")
+    def _scenes_have_what_they_learned_from(self) -> Self:
+        if self.scene is None:
+            return self
+        if self.text is None:
+            raise ValueError("scene: expected text; its vectors lie in the space of a text encoder")
+        motion, learned = self.motion.weights.sha256 if self.motion else None, self.scene.motion_sha256
+        if learned is not None and learned != motion:
+            raise ValueError(
+                f"scene: it learned from features of the motion weights {learned}, but motion.weights is "
+                f"{motion}; expected the same (make train-scenes)"
+            )
         return self
 
     @model_validator(mode="after")

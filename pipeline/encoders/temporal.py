@@ -56,9 +56,7 @@ class TimeBlock(nn.Module):
         )
         self.dropout = dropout
 
-    def forward(
-        self, x: Tensor, times_s: Tensor, present: Tensor, kin: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, x: Tensor, times_s: Tensor, present: Tensor, kin: Tensor | None = None) -> Tensor:
         """Tokens (B, N, dim) at `times_s` (B, N), each having seen those that are `present` (B, N).
 
         Args:

@@ -39,6 +39,10 @@ class Pieces:
     valid: Tensor  # (N, K) bool
     middle_s: Tensor  # (N, K) seconds from the clip's start
 
+    def where(self, present: Tensor) -> Pieces:
+        """Without those of clips that are not `present` (N,)."""
+        return dataclasses.replace(self, valid=self.valid & present[:, None])
+
 
 @dataclass(frozen=True)
 class Clips:
@@ -110,34 +114,48 @@ class SceneEncoder(nn.Module):
         self.out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, TEXT_DIM))
         nn.init.zeros_(self.out[1].weight)
         nn.init.zeros_(self.out[1].bias)
+        # What names and neighbours' evidence count for beyond the evidence's own reckoning: nothing at first.
+        self.heed, self.borrows = nn.Linear(dim, 1), nn.Linear(dim, 1)
+        self.asks, self.answers = nn.Linear(dim, dim), nn.Linear(dim, dim)
+        for begun in (self.heed, self.borrows):
+            nn.init.zeros_(begun.weight)
+            nn.init.zeros_(begun.bias)
         self.register_buffer("moves_mean", torch.zeros(MOTION_DIM))
         self.register_buffer("moves_scale", torch.ones(MOTION_DIM))
         self.register_buffer("kin", torch.tensor([0.0, 0.0]))
 
     def forward(self, clips: Clips) -> Tensor:
-        """Unit vectors (N, TEXT_DIM); zero where neither the clip nor its unit tells anything."""
-        tokens = self.in_context(self.clip_tokens(clips), clips)
+        """Unit vectors (N, TEXT_DIM)."""
+        tokens, named = self.clip_tokens(clips)
+        tokens, borrowed = self.in_context(tokens, clips.evidence + named, clips)
         has_own = clips.evidence.abs().amax(-1, keepdim=True) > 0
         begun = torch.where(has_own, clips.evidence, self.typical)
-        return F.normalize(begun + self.out(tokens), dim=-1)
+        return F.normalize(begun + named + borrowed + _at_most_one(self.out(tokens)), dim=-1)
 
-    def clip_tokens(self, clips: Clips) -> Tensor:
-        """Each clip alone, (N, dim)."""
-        seen, moves, heard = clips.seen, clips.moves, clips.heard
+    def clip_tokens(self, clips: Clips) -> tuple[Tensor, Tensor]:
+        """Each clip alone: (N, dim), and (N, TEXT_DIM) its names as far as they count more or less."""
+        seen, moves = clips.seen.where(clips.present[:, 0]), clips.moves.where(clips.present[:, 0])
+        heard = clips.heard.where(clips.present[:, 1])
         video = torch.cat([self._named(seen, 0), self._moving(moves)], 1)
         audio = self._named(heard, 2)
         valid = (torch.cat([seen.valid, moves.valid], 1), heard.valid)
         times_s = (torch.cat([seen.middle_s, moves.middle_s], 1), heard.middle_s)
         fused = self.fusion(video, audio, clips.present, times_s=times_s, valid=valid)
-        shown = torch.cat([valid[k] & clips.present[:, k, None] for k in range(2)], 1)[..., None]
+        shown = torch.cat(valid, 1)[..., None]
         count = shown.sum(1)
         pooled = (fused * shown).sum(1) / count.clamp(min=1)
-        return torch.where(count > 0, pooled, self.nothing.to(pooled.dtype))
+        more = self.heed(fused) * shown  # (N, pieces, 1)
+        n_seen, n_video = seen.valid.shape[1], valid[0].shape[1]
+        named = (more[:, :n_seen] * _blanked(seen)).sum(1) + (more[:, n_video:] * _blanked(heard)).sum(
+            1
+        )
+        return torch.where(count > 0, pooled, self.nothing.to(pooled.dtype)), named
 
-    def in_context(self, tokens: Tensor, clips: Clips) -> Tensor:
-        """Tokens (N, dim) that have seen those of their unit."""
+    def in_context(self, tokens: Tensor, told: Tensor, clips: Clips) -> tuple[Tensor, Tensor]:
+        """Tokens (N, dim) that have seen those of their unit, and of what is told there (N, TEXT_DIM) as much as
+        each heeds."""
         if not self.size.context_depth:
-            return tokens
+            return tokens, torch.zeros_like(told)
         places = _Places(clips.unit)
         there = places.laid_out(torch.ones_like(clips.unit, dtype=torch.bool))
         kin = self.kinship(places.laid_out(clips.looks), places.laid_out(clips.shots))
@@ -145,7 +163,10 @@ class SceneEncoder(nn.Module):
         x, times_s = places.laid_out(tokens), places.laid_out(clips.middle_s).float()
         for block in self.context:
             x = block(x, times_s, there, kin)
-        return places.back(x)
+        likeness = self.asks(x) @ self.answers(x).mT / x.shape[-1] ** 0.5 + kin
+        heeded = likeness.masked_fill(~there[:, None], float("-inf")).softmax(-1)
+        borrowed = self.borrows(x) * (heeded @ places.laid_out(told))
+        return places.back(x), places.back(borrowed)
 
     def evident(self, clips: Clips, least: float) -> Tensor:
         """Which clips (N,) have evidence, or are by a chance of `least` of one scene with one that has."""
@@ -173,6 +194,11 @@ class SceneEncoder(nn.Module):
 
     def _moving(self, pieces: Pieces) -> Tensor:
         return self.move((_blanked(pieces) - self.moves_mean) / self.moves_scale) + self.kind[1]
+
+
+def _at_most_one(x: Tensor) -> Tensor:
+    """Vectors (N, D) no longer than 1: what is added never outweighs the evidence."""
+    return x / x.norm(dim=-1, keepdim=True).clamp(min=1.0)
 
 
 class _Places:

@@ -15,13 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
+from pipeline.fusion.late import LateFusion
 from pipeline.fusion.scene import LEAST_SURE, MOTION_DIM, N_NAMES, NAME_AT_S, Clips, Pieces
 from pipeline.heads.actions import mixed_evidence
-from pipeline.fusion.late import LateFusion
 
 N_WINDOWS = 2  # of motion in a clip of 4 s
+_RECOGNISED, _OUT_OF_VIEW = 0.85, 0.1  # shares of the things named: in a scene, and not in a clip of it
+_RELATED = 0.4  # share of what is wrongly recognised that is of the sentence's kind
 SOUND_CLAUSES = {
     "dog_bark": ("a dog barks", "a barking dog is heard", "a dog is barking loudly"),
     "rain": ("rain falls", "it is raining", "the rain is heard pouring down"),
@@ -96,8 +97,13 @@ class Lexicon:
 class Script:
     """What is to be composed."""
 
-    things: Sequence[tuple[int, ...]]  # for each thing named, what the bundle may take it for, best first
+    things: Sequence[
+        tuple[int, ...]
+    ]  # for each thing named, what the bundle may take it for, best first
     has_person: bool
+    related: Sequence[
+        int
+    ] = ()  # names that the sentence is near to: what it is mistaken for is often of its kind
     sound: str | int | None = None  # a class of SOUND_CLAUSES, or a name of the bundle's, that is told
     motion: str | None = None  # a class of MOTION_CLAUSES that is told
 
@@ -106,7 +112,7 @@ class Script:
 class Damage:
     """How clips of a scene lose what they show."""
 
-    unseen: float = 0.25  # share of clips in which nothing of the sentence is recognised
+    unseen: float = 0.2  # share of clips in which nothing of the sentence is recognised
     no_video: float = 0.08
     no_audio: float = 0.3
     known_cuts: float = 0.3  # share of units whose shots are known
@@ -155,7 +161,7 @@ class Composer:
             time_s = float(random.uniform(0, 60))
             is_cut = random.random() < damage.known_cuts
             for shot, script in enumerate(scripts[at : at + n]):
-                for row in self._scene(script, int(random.integers(1, 5)), damage, random):
+                for row in self._scene(script, int(random.integers(1, 4)), damage, random):
                     time_s += 4.0 if random.random() < 0.85 else float(random.uniform(0.5, 30))
                     rows.append(row | {"middle_s": time_s, "shot": shot if is_cut else 0, "unit": unit})
                     owners.append(at + shot)
@@ -173,10 +179,13 @@ class Composer:
     def _scene(self, script: Script, n: int, damage: Damage, random: np.random.Generator) -> list[dict]:
         stage = self.material.stage
         video = _one(stage.videos, random)
-        clarity = float(random.beta(2.0, 1.0))
-        # What a footage is taken for is as often wrong as not, but of its own kind: taken as it is, its few names
+        clarity = float(random.beta(4.0, 1.0))
+        # What footage is taken for is as often wrong as not, but of its own kind: taken as it is, its few names
         # would come to mean nothing. So each scene is taken for other things, as surely.
         taken_for = random.permutation(len(self.lexicon.sight))
+        if len(script.related):
+            is_alike = random.random(len(taken_for)) < _RELATED
+            taken_for[is_alike] = random.choice(script.related, int(is_alike.sum()))
         known = self._known(script, random)
         sound = self._sound_rows(script, random)
         moving = None if script.motion is None else self.material.motions[script.motion]
@@ -206,10 +215,11 @@ class Composer:
 
     def _known(self, script: Script, random: np.random.Generator) -> list[int]:
         """Names that what the sentence speaks of is recognised by in this scene."""
-        known = []
-        for names in script.things:
-            if random.random() < 0.7:
-                known.append(names[0] if random.random() < 0.8 else int(_one(names, random)))
+        known = [
+            names[0] if random.random() < 0.8 else int(_one(names, random))
+            for names in script.things
+            if random.random() < _RECOGNISED
+        ]
         if script.has_person and random.random() < 0.3:
             known.append(self.people)
         return known
@@ -225,8 +235,8 @@ class Composer:
         scores: dict[int, float] = {}
         left = 1.0
         for name in random.permutation(np.array(known, np.int64)).tolist():
-            if random.random() < 0.2:
-                continue  # not in view of this clip
+            if random.random() < _OUT_OF_VIEW:
+                continue
             mass = left * clarity * float(random.beta(1.5, 1.0))
             leak = mass * float(random.beta(0.5, 2.0))
             like = int(_one(self.lexicon.alike[name], random))

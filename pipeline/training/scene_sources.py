@@ -1,8 +1,8 @@
 """Real material that scenes are composed of: what the bundle's senses take real files for, read once and kept.
 
-    perceive           files → clips, with what each sense recognised, how they look, how they move
-    rendered_motions   windows of motion whose kind is known, as the motion network's trunk sees them
-    read_material      all of it, divided: what is scored on is never trained on
+perceive           files → clips, with what each sense recognised, how they look, how they move
+rendered_motions   windows of motion whose kind is known, as the motion network's trunk sees them
+read_material      all of it, divided: what is scored on is never trained on
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,15 +24,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.bundles.model import Model
-from pipeline.bundles.scene import mean_looks
+from pipeline.bundles.scene import mean_looks, windows
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import load_config
-from pipeline.encoders import motion
-from pipeline.encoders.motion import CAMERA_MOTIONS, OBJECT_MOTIONS, MotionNet, levels
+from pipeline.encoders.motion import CAMERA_MOTIONS, OBJECT_MOTIONS, MotionNet
 from pipeline.fusion.scene import MOTION_DIM
-from pipeline.media.probe import probe
-from pipeline.media.video import index_packets, read_motion
-from pipeline.records import ClipBatch, MediaError, Unit
+from pipeline.records import ClipBatch, Unit
 from pipeline.training.footage import read_footage, read_table
 from pipeline.training.motion import (
     NO_OBJECT,
@@ -46,7 +43,7 @@ from pipeline.training.motion import (
 from pipeline.training.scene_pairs import SOUND_CLAUSES, Material, Recognised, Stage
 from pipeline.understand import decode
 
-_WINDOW_S = motion.N_PICTURES / motion.RATE_HZ
+_B = TypeVar("_B")
 _N_KEPT = 16  # names of each sense
 _PAIRS = 3  # of each file with itself, and with others
 _AT_ONCE = 16  # clips; YAMNet's chunk is filled up to as many
@@ -64,7 +61,7 @@ class Perceived:
         return np.flatnonzero(np.isin(self.files, list(names)))
 
 
-def perceive(files: Sequence[Path], model: Model, net: MotionNet, work: Path, name: str) -> Perceived:
+def perceive(files: Sequence[Path], model: Model, work: Path, name: str) -> Perceived:
     """What the senses take `files` for, from `work` where they were read before; a file that cannot be read
     is left out."""
     values, index = work / f"{name}.safetensors", work / f"{name}.json"
@@ -72,7 +69,7 @@ def perceive(files: Sequence[Path], model: Model, net: MotionNet, work: Path, na
         rows: list[dict[str, Tensor]] = []
         names: list[str] = []
         for group in _groups(files, model):
-            rows.append(_sensed(group, model, net))
+            rows.append(_sensed(_joined([batch for _, batch in group]), model))
             names += [file.name for file, batch in group for _ in range(len(batch))]
         work.mkdir(parents=True, exist_ok=True)
         save_file({key: torch.cat([row[key] for row in rows]) for key in rows[0]}, values)
@@ -100,65 +97,32 @@ def _groups(files: Sequence[Path], model: Model) -> Iterator[list[tuple[Path, Cl
         yield group
 
 
-def _joined(batches: Sequence[ClipBatch]) -> ClipBatch:
+def _joined(batches: Sequence[_B]) -> _B:
     """Clips of several files as if they were of one."""
-    arrays = {
-        f.name: np.concatenate([getattr(batch, f.name) for batch in batches])
-        for f in dataclasses.fields(ClipBatch)
-        if isinstance(getattr(batches[0], f.name), np.ndarray)
-    }
-    return dataclasses.replace(batches[0], **arrays)
+    first, changed = batches[0], {}
+    for f in dataclasses.fields(first):  # type: ignore[arg-type]
+        values = [getattr(batch, f.name) for batch in batches]
+        if isinstance(values[0], np.ndarray):
+            changed[f.name] = np.concatenate(values)
+        elif dataclasses.is_dataclass(values[0]):  # motion pictures
+            changed[f.name] = _joined(values)
+    return dataclasses.replace(first, **changed)  # type: ignore[type-var]
 
 
-def _sensed(group: Sequence[tuple[Path, ClipBatch]], model: Model, net: MotionNet) -> dict[str, Tensor]:
-    batch = _joined([one for _, one in group])
-    seen, heard = model.sense([batch])
-    moved = [motion_of(file, one, net) for file, one in group]
+def _sensed(batch: ClipBatch, model: Model) -> dict[str, Tensor]:
+    seen, heard, moved = model.sense([batch])
+    moves = windows(moved, len(batch))
     found = {
         "present": torch.from_numpy(np.stack([batch.has_video, batch.has_audio], 1)),
-        "moves": torch.cat([moves for moves, _ in moved]),
-        "moves_known": torch.cat([known for _, known in moved]),
+        "moves": moves.values[:, 0],
+        "moves_known": moves.valid[:, 0],
         "looks": mean_looks(seen, len(batch)),
     }
     for sense, sensed in (("seen", seen), ("heard", heard)):
-        assert sensed is not None  # the embedded bundle has both senses
+        assert sensed is not None  # the embedded bundle has both
         best = sensed.evidence.topk(_N_KEPT, dim=1)
         found |= {f"{sense}_ids": best.indices, f"{sense}_scores": best.values}
     return found
-
-
-@torch.no_grad()
-def motion_of(file: Path, batch: ClipBatch, net: MotionNet) -> tuple[Tensor, Tensor]:
-    """The trunk's features of the window that begins with each clip, (N, MOTION_DIM), and whether there is one."""
-    n = len(batch)
-    found, known = torch.zeros(n, MOTION_DIM), torch.zeros(n, dtype=torch.bool)
-    try:
-        info = probe(str(file))
-        if info.video is None:
-            return found, known
-        span = Fraction(float(batch.start_s[0])), Fraction(float(batch.end_s[-1]))
-        seen = read_motion(
-            str(file), info, index_packets(str(file), info, *span), *span,
-            rate_hz=motion.RATE_HZ, short_side_px=motion.SIZE_PX[0],
-        )  # fmt: skip
-    except MediaError:
-        return found, known
-    if not len(seen.grey):
-        return found, known
-    small = F.interpolate(torch.from_numpy(seen.grey).float()[:, None], motion.SIZE_PX, mode="area")
-    for i, start_s in enumerate(batch.start_s):
-        instants = start_s + np.arange(motion.N_PICTURES) / motion.RATE_HZ
-        if seen.times_s[-1] < start_s + 0.75 * _WINDOW_S:
-            continue
-        nearest = np.abs(seen.times_s[:, None] - instants).argmin(0)
-        found[i], known[i] = features(net, small[nearest, 0][None])[0], True
-    return found, known
-
-
-def features(net: MotionNet, pictures: Tensor) -> Tensor:
-    """What the trunk makes of windows (B, T, H, W): mean and maximum over places, (B, MOTION_DIM)."""
-    last = net.see(levels(pictures))[1]
-    return torch.cat([last.mean((2, 3, 4)), last.mean((3, 4)).amax(2)], dim=1)
 
 
 @torch.no_grad()
@@ -173,8 +137,10 @@ def rendered_motions(
         found: dict[str, list[Tensor]] = {kind: [] for kind in (*CAMERA_MOTIONS, *OBJECT_MOTIONS)}
         for i in range(0, n, 40):
             pictures, truth = rendered(scenes, min(40, n - i), random)
-            of = features(net, pictures)
-            for row, camera, thing in zip(of, truth.camera.tolist(), truth.objects.tolist(), strict=True):
+            of = net.tell(pictures).tokens[:, :MOTION_DIM]
+            for row, camera, thing in zip(
+                of, truth.camera.tolist(), truth.objects.tolist(), strict=True
+            ):
                 moves = thing not in (NO_OBJECT, UNKNOWN)
                 found[OBJECT_MOTIONS[thing] if moves else CAMERA_MOTIONS[camera]].append(row)
         work.mkdir(parents=True, exist_ok=True)
@@ -189,7 +155,9 @@ class Sources(BaseModel):
 
     held_out_fold: int = Field(ge=1, description="of ESC-10 and of fights")
     held_out: tuple[str, ...] = Field(description="files of GMDCSA")
-    fights_stride: int = Field(ge=1, description="every so many files are footage that scenes are staged in")
+    fights_stride: int = Field(
+        ge=1, description="every so many files are footage that scenes are staged in"
+    )
     grid_stride: int = Field(ge=1)
     rendered: int = Field(ge=1, description="windows of motion to learn from")
     rendered_scored: int = Field(ge=1)
@@ -205,17 +173,21 @@ def motion_net() -> MotionNet:
 def read_material(sources: Sources, data: Path, work: Path) -> tuple[Material, Material]:
     """What is learned from, and what is scored on.
 
-    Footage is read a second at a time, so that each file shows a scene more than once.
+    Footage is read in clips of a window of motion, one a second, so that a file shows its scene more than once.
     """
     config = load_config()
-    brief = config.clips.model_copy(update={"length_s": 1.0, "stride_s": 1.0, "frames_per_clip": 2})
+    brief = config.clips.model_copy(update={"length_s": 2.0, "stride_s": 1.0, "frames_per_clip": 4})
     net, spec = motion_net(), find_bundle("embedded")
     model = Model(spec, config.model_copy(update={"clips": brief}))
     read = [
-        perceive(sorted((data / name).glob("*.m*"))[::stride], model, net, work, name)
-        for name, stride in (("gmdcsa", 1), ("grid", sources.grid_stride), ("fights", sources.fights_stride))
+        perceive(sorted((data / name).glob("*.m*"))[::stride], model, work, name)
+        for name, stride in (
+            ("gmdcsa", 1),
+            ("grid", sources.grid_stride),
+            ("fights", sources.fights_stride),
+        )
     ]
-    sounds = perceive(sorted((data / "esc10").glob("*.ogg")), Model(spec, config), net, work, "esc10")
+    sounds = perceive(sorted((data / "esc10").glob("*.ogg")), Model(spec, config), work, "esc10")
     folds = {
         name: int(row["fold"])
         for table in ("esc10", "fights")
@@ -294,7 +266,9 @@ def kinship_of(stage: Stage, seed: int) -> Tensor:
     cosines, same = [], []
     for k, video in enumerate(stage.videos):
         for _ in range(_PAIRS):
-            others = stage.videos[(k + 1 + int(random.integers(len(stage.videos) - 1))) % len(stage.videos)]
+            others = stage.videos[
+                (k + 1 + int(random.integers(len(stage.videos) - 1))) % len(stage.videos)
+            ]
             pairs = [(random.choice(video), random.choice(others), 0)]
             if len(video) > 1:
                 pairs.append((*random.choice(video, 2, replace=False), 1))

@@ -2,10 +2,10 @@
 
     python -m pipeline.training.scenes DATA --work DIR [--config configs/train/scenes.yaml] [--out FILE]
 
-DATA holds `text/` (captions of COCO), `esc10/`, `fights/`, `gmdcsa/` and `grid/`. What clips are composed of and
-how stands in `pipeline.training.scene_pairs`; what is held out in `split`. The loss is the symmetric InfoNCE of
-clips and sentences with a learned temperature; a clip whose own evidence is missing is to find its scene's
-sentence by its neighbours. Resumes from DIR.
+DATA holds `text/` (captions of COCO), `esc10/`, `fights/`, `gmdcsa/` and `grid/`. What clips are composed of,
+and how, stands in `pipeline.training.scene_pairs`; what is held out, in the recipe. The loss is the symmetric
+InfoNCE of clips and sentences with a learned temperature; a clip whose own evidence is missing is to find its
+scene's sentence by its neighbours. Resumes from DIR.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from pipeline.bundles.spec import find_bundle
 from pipeline.config import CONFIG_DIR, load_config
 from pipeline.fusion.scene import Clips, SceneEncoder, SceneSize
 from pipeline.training.coco import Sentences, read_sentences
-from pipeline.training.losses import Contrastive
 from pipeline.training.loop import LoopConfig, fit
+from pipeline.training.losses import Contrastive
 from pipeline.training.motion import WEIGHTS
 from pipeline.training.plain import PEOPLE, Grammar
 from pipeline.training.scene_pairs import (
@@ -60,7 +60,9 @@ class Recipe(BaseModel):
     size: SceneSize
     sources: Sources
     captions: int = Field(ge=1, description="of COCO that are told as they are")
-    composed: int = Field(ge=0, description="of them that are told again with a sound, a motion, or both")
+    composed: int = Field(
+        ge=0, description="of them that are told again with a sound, a motion, or both"
+    )
     damage: Damage = Damage()
     loop: LoopConfig
 
@@ -73,8 +75,7 @@ class Learner(nn.Module):
         self.encoder, self.contrastive = encoder, Contrastive()
 
     def forward(self, clips: Clips, vectors: Tensor, ids: Tensor) -> Tensor:
-        """The loss of clips and the vectors (N, TEXT_DIM) of their sentences, of which those of equal `ids` (N,)
-        are one."""
+        """The loss of clips and their sentences' vectors (N, TEXT_DIM); those of equal `ids` (N,) are one."""
         return self.contrastive(self.encoder(clips).float(), vectors, ids)
 
 
@@ -84,6 +85,11 @@ class Told:
 
     scripts: Sequence[Script]
     vectors: Tensor  # (n, TEXT_DIM)
+
+    def where(self, kept: Sequence[bool]) -> Told:
+        """Those that are kept."""
+        scripts = [script for script, keep in zip(self.scripts, kept, strict=True) if keep]
+        return Told(scripts, self.vectors[torch.tensor(kept)])
 
 
 class SceneTask:
@@ -145,10 +151,14 @@ class SceneTask:
         return measures | {"score": measures["R@10"] + measures["units R@10"]}
 
 
-_SAME, _LIKE = 0.65, 0.55  # cosines from which on a name means a thing, and others may be taken for it too
+_SAME, _LIKE = (
+    0.65,
+    0.55,
+)  # cosines from which on a name means a thing, and others may be taken for it too
 _PERSONS = PEOPLE | {"people", "men", "women", "boys", "girls", "children", "kids"}
 _HEARD, _BOTH = 0.7, 0.25  # shares of captions told with a sound, and with both
 _REAL_SOUNDS = 0.6  # of the sounds; of the others only the name is known
+_N_RELATED = 20  # names that a scene may be mistaken for
 _MOST_LIKE = 4  # names that a thing may be taken for
 
 
@@ -171,7 +181,7 @@ def things_of(sentence: str, grammar: Grammar) -> tuple[list[str], bool]:
     """The things that a caption names, wherever they stand in it, and whether it names a person."""
     things, has_person = [], False
     words = sentence.split()
-    for before, word in zip(["", *words], words):
+    for before, word in zip(["", *words], words, strict=False):
         if word in _PERSONS:
             has_person = True
         elif word in grammar.things:
@@ -180,10 +190,12 @@ def things_of(sentence: str, grammar: Grammar) -> tuple[list[str], bool]:
     return list(dict.fromkeys(things)), has_person
 
 
-def script_of(sentence: str, grammar: Grammar, known: Mapping[str, tuple[int, ...]]) -> Script:
-    """What of a caption may be recognised."""
+def script_of(
+    sentence: str, grammar: Grammar, known: Mapping[str, tuple[int, ...]], related: Sequence[int]
+) -> Script:
+    """What of a caption may be recognised, and what it may be mistaken for."""
     things, has_person = things_of(sentence, grammar)
-    return Script(tuple(known[t] for t in things if known.get(t)), has_person)
+    return Script(tuple(known[t] for t in things if known.get(t)), has_person, related)
 
 
 def lexicon_of(model: Model) -> Lexicon:
@@ -209,30 +221,41 @@ class Writer:
     """Turns captions into scripts, and tells them again with sounds and motions."""
 
     def __init__(self, model: Model, sentences: Sentences, work: Path) -> None:
-        assert isinstance(model.meaning, TextMeaning) and model.sight is not None
+        assert isinstance(model.meaning, TextMeaning)  # the embedded bundle fuses text
         self.grammar = Grammar(sentences.train)
         self.lexicon, self.text, self.work = lexicon_of(model), model.meaning.text, work
-        told = [*sentences.train, *sentences.scored, *(s for group in sentences.calibration for s in group)]
+        told = [
+            *sentences.train,
+            *sentences.scored,
+            *(s for group in sentences.calibration for s in group),
+        ]
         things = sorted({thing for s in told for thing in things_of(s, self.grammar)[0]})
         vectors = embedded(self.text, things, work, "things")
         self.known = named_things(things, vectors, self.lexicon.sight)
 
     def as_told(self, captions: Sequence[str], name: str) -> Told:
         """Captions as they are."""
-        scripts = [script_of(s, self.grammar, self.known) for s in captions]
-        return Told(scripts, embedded(self.text, captions, self.work, name))
+        vectors = embedded(self.text, captions, self.work, name)
+        return Told(self._scripts(captions, vectors), vectors)
 
     def with_more(self, captions: Sequence[str], seed: int, name: str) -> Told:
         """Captions with a sound, a motion, or both."""
         random = np.random.default_rng(seed)
         scripts, sentences = [], []
-        for caption in captions:
+        plain = self.as_told(captions, f"{name}-plain")
+        for caption, script in zip(captions, plain.scripts, strict=True):
             sound, motion = _drawn(self.lexicon, random)
-            script = script_of(caption, self.grammar, self.known)
-            script = dataclasses.replace(script, sound=sound, motion=motion)
-            scripts.append(script)
-            sentences.append(sentence_of(caption, clause_of(script, self.lexicon, random), random))
+            scripts.append(dataclasses.replace(script, sound=sound, motion=motion))
+            clauses = clause_of(scripts[-1], self.lexicon, random)
+            sentences.append(sentence_of(caption, clauses, random))
         return Told(scripts, embedded(self.text, sentences, self.work, name))
+
+    def _scripts(self, captions: Sequence[str], vectors: Tensor) -> list[Script]:
+        near = (vectors.float() @ self.lexicon.sight.T).topk(_N_RELATED, dim=1).indices.tolist()
+        return [
+            script_of(caption, self.grammar, self.known, tuple(names))
+            for caption, names in zip(captions, near, strict=True)
+        ]
 
 
 def _drawn(lexicon: Lexicon, random: np.random.Generator) -> tuple[str | int | None, str | None]:
@@ -258,11 +281,10 @@ def make_task(recipe: Recipe, data: Path, work: Path) -> SceneTask:
     learned, scored = read_material(recipe.sources, data, work / "read")
     model = Model(find_bundle("embedded"), load_config())
     writer = Writer(model, sentences, work)
-    captions = sentences.train[:: max(1, len(sentences.train) // recipe.captions)]
-    again = captions[:: max(1, len(captions) // recipe.composed)] if recipe.composed else ()
-    told = joined(
-        writer.as_told(captions, "told"), writer.with_more(again, recipe.loop.seed, "told-again")
-    )
+    told = writer.as_told(sentences.train[:: max(1, len(sentences.train) // recipe.captions)], "told")
+    told = told.where([bool(script.things) or script.has_person for script in told.scripts])
+    again = sentences.train[1 :: max(1, len(sentences.train) // max(1, recipe.composed))]
+    told = joined(told, writer.with_more(again[: recipe.composed], recipe.loop.seed, "told-again"))
     watched = [group[0] for group in sentences.calibration][:N_WATCHED]
     people = person_of(model)
     return SceneTask(
@@ -298,7 +320,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and what was read")
     parser.add_argument("--config", type=Path, default=CONFIG_DIR / "train" / "scenes.yaml")
-    parser.add_argument("--out", type=Path, default=find_bundle("embedded").directory / "scenes.safetensors")
+    parser.add_argument(
+        "--out", type=Path, default=find_bundle("embedded").directory / "scenes.safetensors"
+    )
     args = parser.parse_args()
     recipe = read_recipe(args.config)
     task = make_task(recipe, args.data, args.work)
@@ -309,7 +333,9 @@ def main() -> None:
         tell=lambda step, found: print(step, json.dumps(found), flush=True),
     )
     motion = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
-    print(f"{args.out}: sha256 {write(fitted.net, args.out)}; it learned features of motion weights {motion}")
+    print(
+        f"{args.out}: sha256 {write(fitted.net, args.out)}; it learned features of motion weights {motion}"
+    )
 
 
 def share(right: Tensor) -> float:

@@ -111,8 +111,14 @@ class Bench:
         """The same where the sentence tells a sound, a motion, or both; and with each sense removed."""
         random = np.random.default_rng(12)
         found = {}
-        for name, hears, moves in (("sound", True, False), ("motion", False, True), ("both", True, True)):
-            scripts = [self._with(script, hears, moves, random) for script in self.told.scripts[:N_MORE]]
+        for name, hears, moves in (
+            ("sound", True, False),
+            ("motion", False, True),
+            ("both", True, True),
+        ):
+            scripts = [
+                self._with(script, hears, moves, random) for script in self.told.scripts[:N_MORE]
+            ]
             sentences = [
                 sentence_of(caption, clause_of(script, self.writer.lexicon, random), random)
                 for caption, script in zip(self.sentences.scored, scripts, strict=False)
@@ -121,7 +127,11 @@ class Bench:
             clips = self.composer.singles(scripts, random)
             found[name] = retrieval(vectors, embed(clips))
             if name == "both":
-                cut = {"sound": without(clips, 1), "motion": without_motion(clips), "sight": without(clips, 0)}
+                cut = {
+                    "sound": without(clips, 1),
+                    "motion": without_motion(clips),
+                    "sight": without(clips, 0),
+                }
                 found |= {f"both, no {x}": retrieval(vectors, embed(less)) for x, less in cut.items()}
         return found
 
@@ -134,7 +144,9 @@ class Bench:
         """A clip finds its scene's sentence; clips that show nothing of it apart, with their unit and alone."""
         scripts = self.told.scripts[:N_UNITS]
         clips, owners = self.composer.units(scripts, Damage(), np.random.default_rng(13))
-        hidden = torch.tensor([not self._shows(clips, i, scripts[k]) for i, k in enumerate(owners.tolist())])
+        hidden = torch.tensor(
+            [not self._shows(clips, i, scripts[k]) for i, k in enumerate(owners.tolist())]
+        )
         found = {}
         for name, mine in (("in its unit", clips), ("alone", alone(clips))):
             vectors = embed(mine)
@@ -152,7 +164,7 @@ class Bench:
         return any(int(name) in names for name in best[sure])
 
     def names(self, embed: Embed) -> dict[str, Any]:
-        """Names as queries: average precision of the scenes that name the thing, over names of five and more."""
+        """Names as queries: average precision of the scenes that name the thing, over names of five or more."""
         of: dict[int, list[int]] = {}
         for i, script in enumerate(self.told.scripts):
             for thing in script.things:
@@ -162,7 +174,9 @@ class Bench:
         for name, scenes in of.items():
             if len(scenes) >= 5:
                 is_true = np.isin(np.arange(len(found)), scenes)
-                values.append(average_precision((found @ self.writer.lexicon.sight[name]).numpy(), is_true))
+                values.append(
+                    average_precision((found @ self.writer.lexicon.sight[name]).numpy(), is_true)
+                )
         low, high = mean_interval(np.array(values))
         return {"mAP": [round(x, 3) for x in (float(np.mean(values)), low, high)], "n": len(values)}
 
@@ -182,9 +196,7 @@ class Bench:
             right += self._told_apart(embed, rows, MOTION_CLAUSES, k)
         return {"right": share(right), "n": len(right)}
 
-    def _told_apart(
-        self, embed: Embed, rows: list[dict[str, Any]], clauses: Any, k: int
-    ) -> list[bool]:
+    def _told_apart(self, embed: Embed, rows: list[dict[str, Any]], clauses: Any, k: int) -> list[bool]:
         texts = [self.writer.text.encode(list(told)).mean(0) for told in clauses.values()]
         clips = self.composer.collated([row | {"unit": i} for i, row in enumerate(rows)])
         return ((embed(clips) @ F.normalize(torch.stack(texts), dim=-1).T).argmax(1) == k).tolist()
@@ -212,13 +224,14 @@ class Bench:
             clips = self._real_clips(SHARED / "media" / name)
             best.append((queries @ embed(clips).T).amax(1))
         place = places(torch.stack(best, 1).numpy())
-        return {"places": dict(zip([Path(n).stem for n, _ in observed], place.tolist(), strict=True))} | {
-            "MRR": round(float((1 / place).mean()), 3)
-        }
+        return {
+            "places": dict(zip([Path(n).stem for n, _ in observed], place.tolist(), strict=True))
+        } | {"MRR": round(float((1 / place).mean()), 3)}
 
     def _real_clips(self, file: Path) -> Clips:
         batch = decode(Unit("", "", str(file), "", 0.0, None), self.model.config, 16_000).batch
-        assert batch is not None and self.model.scenes is not None
+        assert batch is not None
+        assert self.model.scenes is not None
         senses = self.model.sense([batch])
         present = torch.from_numpy(np.stack([batch.has_video, batch.has_audio], axis=1))
         evidence, _ = self.model.meaning.fuse(senses[0], senses[1], present)
@@ -226,7 +239,7 @@ class Bench:
 
 
 def read_observed(manifest: Path) -> list[tuple[str, str]]:
-    """Real clips and what was observed in them, without notes in brackets; none of GRID, which shows no scene."""
+    """Real clips and what was observed in them, without notes in brackets; none of GRID."""
     found = []
     with manifest.open(encoding="utf-8", newline="") as lines:
         for row in csv.DictReader(lines):
@@ -252,14 +265,24 @@ def main() -> None:
     assert bench.model.scenes is not None
     net = bench.model.scenes.net
     ways: dict[str, Embed] = {"evidence": lambda clips: clips.evidence, "trained": net}
-    parts = (bench.scenes, bench.more, bench.units, bench.names, bench.sounds, bench.motions, bench.real)
+    parts = (
+        bench.scenes,
+        bench.more,
+        bench.units,
+        bench.names,
+        bench.sounds,
+        bench.motions,
+        bench.real,
+    )
     found = {part.__name__: {name: part(embed) for name, embed in ways.items()} for part in parts}
     clips = bench.singles.part(0, 15)
     clips = dataclasses.replace(clips, unit=torch.zeros_like(clips.unit))
     started = time.perf_counter()
     for _ in range(10):
         net(clips)
-    found["ms a clip, units of 15"] = {"trained": round((time.perf_counter() - started) / 150 * 1000, 3)}
+    found["ms a clip, units of 15"] = {
+        "trained": round((time.perf_counter() - started) / 150 * 1000, 3)
+    }
     print(json.dumps(found, indent=1))
 
 

@@ -17,7 +17,8 @@ def net() -> SceneEncoder:
     torch.manual_seed(0)
     net = SceneEncoder(SIZE).eval()
     net.kin.copy_(torch.tensor([20.0, -10.0]))
-    torch.nn.init.normal_(net.out[1].weight, std=0.3)  # as if it had learned something
+    for layer in (net.out[1], net.heed, net.borrows):  # as if they had learned something
+        torch.nn.init.normal_(layer.weight, std=0.3)
     return net
 
 
@@ -51,7 +52,9 @@ def without_sound(clips: Clips, at: int, filler: float) -> Clips:
     values[at], sure[at], times[at] = filler, filler, filler
     present[at, 1] = False
     return dataclasses.replace(
-        clips, heard=dataclasses.replace(heard, values=values, sure=sure, middle_s=times), present=present
+        clips,
+        heard=dataclasses.replace(heard, values=values, sure=sure, middle_s=times),
+        present=present,
     )
 
 
@@ -80,7 +83,9 @@ def test_a_unit_does_not_depend_on_the_others(net):
 
 def test_a_clip_has_its_unit_for_context(net):
     clips = some_clips([3])
-    other = dataclasses.replace(clips, present=torch.tensor([[True, True], [True, True], [False, False]]))
+    other = dataclasses.replace(
+        clips, present=torch.tensor([[True, True], [True, True], [False, False]])
+    )
     assert not torch.allclose(net(clips)[0], net(other)[0], atol=1e-4)
 
 
@@ -122,9 +127,13 @@ def test_a_clip_without_evidence_is_evident_by_its_scene_alone(net):
 def test_clips_without_pictures_or_sound_give_no_nan(net):
     clips = some_clips([2])
     clips = dataclasses.replace(
-        clips, present=torch.zeros(2, 2, dtype=torch.bool), looks=torch.zeros(2, 8), evidence=torch.zeros(2, TEXT_DIM)
+        clips,
+        present=torch.zeros(2, 2, dtype=torch.bool),
+        looks=torch.zeros(2, 8),
+        evidence=torch.zeros(2, TEXT_DIM),
     )
-    assert net(clips).isfinite().all() and not net.evident(clips, 0.5).any()
+    assert net(clips).isfinite().all()
+    assert not net.evident(clips, 0.5).any()
 
 
 def test_an_unknown_fusion_is_named():
