@@ -103,7 +103,7 @@ def named(
         none = torch.zeros(n, N_NAMES)
         return Pieces(torch.zeros(n, N_NAMES, TEXT_DIM), none, none.bool(), none)
     scores = sensed.evidence if counts is None else sensed.evidence * counts
-    best = scores.topk(N_NAMES, dim=1)
+    best = scores.topk(min(N_NAMES, scores.shape[1]), dim=1)
     valid = best.values >= LEAST_SURE
     middle_s = torch.full_like(best.values, NAME_AT_S)
     return Pieces(vectors[best.indices] * valid[..., None], best.values, valid, middle_s)

@@ -152,8 +152,8 @@ class SceneEncoder(nn.Module):
         return torch.where(count > 0, pooled, self.nothing.to(pooled.dtype)), named
 
     def in_context(self, tokens: Tensor, told: Tensor, clips: Clips) -> tuple[Tensor, Tensor]:
-        """Tokens (N, dim) that have seen those of their unit, and of what is told there (N, TEXT_DIM) as much as
-        each heeds."""
+        """Tokens (N, dim) that have seen those of their unit, and what each heeds of what is told there
+        (N, TEXT_DIM)."""
         if not self.size.context_depth:
             return tokens, torch.zeros_like(told)
         places = _Places(clips.unit)
