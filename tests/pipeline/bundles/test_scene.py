@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -18,9 +20,10 @@ SIZE = SceneSize(dim=16, depth=2, num_heads=2, context_depth=1)
 
 
 def spec_with(directory, weights: dict[str, torch.Tensor]) -> BundleSpec:
-    save_file(weights, directory / "scenes.safetensors")
+    file = directory / "scenes.safetensors"
+    save_file(weights, file)
     scene = SceneSpec(
-        weights=WeightFile(file="scenes.safetensors"),
+        weights=WeightFile(file=file.name, sha256=hashlib.sha256(file.read_bytes()).hexdigest()),
         fusion="bottleneck",
         dim=16,
         depth=2,
@@ -79,7 +82,9 @@ def test_other_motion_weights_than_it_learned_from_are_an_error():
         "weights": {"file": "scenes.safetensors"}, "fusion": "late", "dim": 16, "depth": 1, "num_heads": 2,
         "context_depth": 1, "motion_sha256": "0" * 64, "licence": "x", "source": "x",
     }  # fmt: skip
-    with pytest.raises(ValueError, match=r"motion weights 0000.*expected the same \(make train-scenes\)"):
+    with pytest.raises(
+        ValueError, match=r"motion weights 0000.*expected the same \(make train-scenes\)"
+    ):
         BundleSpec.model_validate(values | {"scene": scene})
 
 
