@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVALUATE := $(BIN)/reeltable evaluate configs/eval/embedded.yaml
 
-.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion
+.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion train-scenes bench-scenes
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -59,6 +59,12 @@ train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpo
 
 train-fusion: $(STAMP)  ## which fusion: train late, early, bottleneck and each sense alone, print them
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pipeline.training.fusion ../shared/data --work checkpoints/fusion
+train-scenes: $(STAMP)  ## train the encoder of scenes; resumes from checkpoints/scenes
+	$(BIN)/python -m pipeline.training.scenes ../shared/data --work checkpoints/scenes
+
+bench-scenes: $(STAMP)  ## what it is worth against the evidence alone
+	$(BIN)/python -m tests.benchmarks.scenes
+
 train-motion: $(STAMP)  ## train the network that sees motion; resumes from checkpoints/motion
 	$(BIN)/python -m pipeline.training.motion ../shared/data --work checkpoints/motion
 

@@ -25,6 +25,7 @@ from pipeline.bundles.families.sentences import TextDecoder
 from pipeline.bundles.learned import MODALITIES, load_learned
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
 from pipeline.bundles.movement import FIGHTS, make_movement
+from pipeline.bundles.scene import Scenes
 from pipeline.bundles.senses import (
     PictureSight,
     Sensed,
@@ -37,7 +38,6 @@ from pipeline.bundles.senses import (
 from pipeline.bundles.spec import BundleError, BundleSpec, PartSpec, TextEncoderSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
 from pipeline.config import Config
-from pipeline.encoders.temporal import TemporalTransformer
 from pipeline.encoders.text import SentenceEncoder, rename_sentence_bert
 from pipeline.heads.actions import pick_labels
 from pipeline.heads.captions import Evidence, PictureStats, asked_of, compose
@@ -75,7 +75,7 @@ class Model:
             raise BundleError(
                 f"{spec.name}: its embeddings have {self.dim} numbers, it says {spec.dim}"
             )
-        self.temporal = _load_temporal(spec, self.dim, self.device)
+        self.scenes = self._load_scenes()
         captions = spec.captioner(config)
         tells = captions is not None and captions.kind in TELLER_KINDS
         self.captioner: Captioner | None = None if tells else self._load(captions, CAPTION_KINDS)
@@ -118,6 +118,12 @@ class Model:
             self.generic,
         )
 
+    def _load_scenes(self) -> Scenes | None:
+        if self.spec.scene is None:
+            return None
+        assert isinstance(self.meaning, TextMeaning)  # the spec was checked
+        return Scenes(self.spec, self.spec.scene, self.meaning, self.device)
+
     def _load(self, part: PartSpec | None, kinds: Sequence[str]) -> Any:
         if part is None:
             return None
@@ -155,8 +161,9 @@ class Model:
     def _conclude(self, batches: Sequence[ClipBatch], senses: Senses) -> list[ClipResult]:
         seen, heard, _ = senses
         present = _presence(batches, seen is not None, heard is not None)  # (N, 2)
-        tokens, weights = self.meaning.fuse(seen, heard, present)
-        embeddings = self._in_context(tokens, batches)
+        embeddings, weights = self.meaning.fuse(seen, heard, present)
+        if self.scenes is not None:
+            embeddings = self.scenes.embed(batches, senses, present, embeddings)
         labels = self._labels(senses, present)
         self._add_learned(labels, told(senses), batches)
         stats = [s for batch in batches for s in picture_stats(batch)]
@@ -221,19 +228,6 @@ class Model:
             tuple(w for w in words if start <= (w.start_s + w.end_s) / 2 < end) if has_audio else None
             for start, end, has_audio in zip(batch.start_s, batch.end_s, batch.has_audio, strict=True)
         ]
-
-    def _in_context(self, tokens: Tensor, batches: Sequence[ClipBatch]) -> Tensor:
-        """Tokens after the temporal transformer, where the bundle has one; unit by unit."""
-        if self.temporal is None:
-            return tokens
-        out, start = [], 0
-        for batch in batches:
-            middle_s = torch.from_numpy((batch.start_s + batch.end_s) / 2)[None]
-            unit = tokens[None, start : start + len(batch)].to(self.device)
-            there = torch.ones(1, len(batch), dtype=torch.bool, device=self.device)
-            out.append(self.temporal(unit, middle_s.to(self.device), there)[0].cpu())
-            start += len(batch)
-        return torch.nn.functional.normalize(torch.cat(out), dim=-1)
 
     def _labels(self, senses: Senses, present: Tensor) -> list[list[Label]]:
         """All labels of each clip, best first."""
@@ -425,11 +419,3 @@ def load_text(spec: BundleSpec, text: TextEncoderSpec, device: torch.device) -> 
     tensors = rename_sentence_bert(read_tensors(text.weights, directory))
     load_strictly(encoder.bert, tensors, spec.name)
     return encoder.to(device).eval()
-
-
-def _load_temporal(spec: BundleSpec, dim: int, device: torch.device) -> TemporalTransformer | None:
-    if spec.temporal is None:
-        return None
-    net = TemporalTransformer(dim, depth=spec.temporal.depth, num_heads=spec.temporal.num_heads)
-    load_strictly(net, read_tensors(spec.temporal.weights, spec.directory), spec.name)
-    return net.to(device)

@@ -158,12 +158,20 @@ class MotionSpec(_Part):
     source: str
 
 
-class TemporalSpec(_Part):
-    """A temporal transformer over the fused tokens of a unit."""
+class SceneSpec(_Part):
+    """What the senses tell of a clip, fused in the context of its unit: `pipeline.fusion.scene`."""
 
     weights: WeightFile
-    depth: int = 2
-    num_heads: int = 4
+    fusion: Literal["late", "early", "bottleneck"]
+    dim: int = Field(ge=8)
+    depth: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    context_depth: int = Field(ge=0)
+    motion_sha256: str | None = (
+        None  # of the motion weights whose features it learned; None: it sees no motion
+    )
+    licence: str
+    source: str
 
 
 class StreamSpec(_Part):
@@ -243,7 +251,7 @@ class BundleSpec(_Part):
     speech: PartSpec | None = None
     embedding_dim: int | None = None  # where there is no text: the encoders' own spaces side by side
     pictures: PicturesSpec = PicturesSpec()
-    temporal: TemporalSpec | None = None
+    scene: SceneSpec | None = None  # None: the evidence itself is the embedding
     learned: tuple[LearnedSpec, ...] = ()
     fusion: FusionSpec
     spaces: dict[str, SpaceSpec]
@@ -257,6 +265,20 @@ class BundleSpec(_Part):
         if self.text is None and not ((self.video or self.audio) and self.embedding_dim):
             raise ValueError(
                 "expected text, or encoders that share a space with text and embedding_dim, the sum of theirs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _scenes_have_what_they_learned_from(self) -> Self:
+        if self.scene is None:
+            return self
+        if self.text is None:
+            raise ValueError("scene: expected text; its vectors lie in the space of a text encoder")
+        motion, learned = self.motion.weights.sha256 if self.motion else None, self.scene.motion_sha256
+        if learned is not None and learned != motion:
+            raise ValueError(
+                f"scene: it learned from features of the motion weights {learned}, but motion.weights is "
+                f"{motion}; expected the same (make train-scenes)"
             )
         return self
 
@@ -285,7 +307,7 @@ class BundleSpec(_Part):
         files = [text.weights, text.config, text.tokenizer] if text else []
         files += [file for part in self.parts() for file in part.weight_files()]
         files += [file for part in self.learned for file in part.weight_files()]
-        return files + [part.weights for part in (self.motion, self.temporal) if part is not None]
+        return files + [part.weights for part in (self.motion, self.scene) if part is not None]
 
     @property
     def sample_rate_hz(self) -> int:

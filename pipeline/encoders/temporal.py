@@ -56,16 +56,23 @@ class TimeBlock(nn.Module):
         )
         self.dropout = dropout
 
-    def forward(self, x: Tensor, times_s: Tensor, present: Tensor) -> Tensor:
-        """Tokens (B, N, dim) at `times_s` (B, N), each having seen those that are `present` (B, N)."""
+    def forward(self, x: Tensor, times_s: Tensor, present: Tensor, kin: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, dim) at `times_s` (B, N), each having seen those that are `present` (B, N).
+
+        Args:
+            kin: (B, N, N) added to how much the one heeds the other; −inf: not at all.
+        """
         b, n, dim = x.shape
         qkv = self.qkv(self.norm_attn(x)).view(b, n, 3, self.num_heads, dim // self.num_heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, heads, N, D)
         shortest_s, longest_s = self.periods_s
         q = rotate_by_time(q, times_s, longest_s, shortest_s)
         k = rotate_by_time(k, times_s, longest_s, shortest_s)
+        heeded = present[:, None, None, :]  # (B, 1, 1, N)
+        if kin is not None:
+            heeded = kin[:, None].to(q.dtype).masked_fill(~heeded, float("-inf"))
         attended = nn.functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=present[:, None, None, :], dropout_p=self.dropout * self.training
+            q, k, v, attn_mask=heeded, dropout_p=self.dropout * self.training
         )
         x = x + self.out(attended.transpose(1, 2).reshape(b, n, dim))
         return x + self.mlp(self.norm_mlp(x))

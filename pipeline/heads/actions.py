@@ -51,8 +51,13 @@ def evidence_token(scores: Tensor, vectors: Tensor, *, top: int = 5, least: floa
         none reaches it.
     """
     top_scores, top_ids = scores.topk(min(top, scores.shape[1]), dim=1)  # (B, K)
-    weights = top_scores * (top_scores >= least)
-    mixed = (weights[..., None] * vectors[top_ids]).sum(1)  # (B, D)
+    return mixed_evidence(top_scores, vectors[top_ids], least=least)
+
+
+def mixed_evidence(scores: Tensor, vectors: Tensor, *, least: float = 0.2) -> Tensor:
+    """`evidence_token` of scores (B, K) for K names of each clip by themselves, (B, K, D)."""
+    weights = scores * (scores >= least)
+    mixed = (weights[..., None] * vectors).sum(1)  # (B, D)
     strength = 1.0 - (1.0 - weights.clamp(max=1.0)).prod(1, keepdim=True)
     return nn.functional.normalize(mixed, dim=-1) * strength
 

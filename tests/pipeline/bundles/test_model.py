@@ -15,7 +15,7 @@ from pipeline.bundles.model import Model
 from pipeline.bundles.senses import best_share, loudest
 from pipeline.bundles.spec import BundleError, find_bundle
 from pipeline.config import load_config
-from pipeline.encoders.temporal import TemporalTransformer
+from pipeline.fusion.scene import SceneEncoder, SceneSize
 from pipeline.records import Label
 from tests.batches import make_batch
 
@@ -84,12 +84,12 @@ def test_a_sound_counts_by_its_loudest_valid_patch():
 
 @pytest.fixture
 def x3d_bundle(tmp_path):
-    """A bundle that names a 3D CNN and the temporal transformer, with weights made for this test."""
+    """A bundle that names a 3D CNN and a scene encoder, with weights made for this test."""
     spec = yaml.safe_load((find_bundle("embedded").directory / "bundle.yaml").read_text())
     torch.manual_seed(0)
     (tmp_path / "labels.txt").write_text("walk\nrun\nfall\nsit\nstand\n")
-    temporal = TemporalTransformer(384).state_dict()
-    save_file({k: v.contiguous() for k, v in temporal.items()}, tmp_path / "temporal.safetensors")
+    size = {"fusion": "late", "dim": 16, "depth": 1, "num_heads": 2, "context_depth": 1}
+    save_file(SceneEncoder(SceneSize(**size)).state_dict(), tmp_path / "scenes.safetensors")
     net = hub.x3d_xs(pretrained=False, model_num_class=5)
     torch.save({"model_state": net.state_dict()}, tmp_path / "X3D_XS.pyth")
     sums = {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in tmp_path.iterdir()}
@@ -108,8 +108,11 @@ def x3d_bundle(tmp_path):
             "weights": {"file": "X3D_XS.pyth", "sha256": sums["X3D_XS.pyth"]},
             "label_file": {"file": "labels.txt", "sha256": sums["labels.txt"]},
         },
-        "temporal": {
-            "weights": {"file": "temporal.safetensors", "sha256": sums["temporal.safetensors"]}
+        "scene": size
+        | {
+            "weights": {"file": "scenes.safetensors", "sha256": sums["scenes.safetensors"]},
+            "licence": "Apache-2.0",
+            "source": "a test",
         },
     }
     spec["spaces"]["motion"] = {"floor": 0.0, "calibration": "none"}
@@ -117,7 +120,7 @@ def x3d_bundle(tmp_path):
     return tmp_path
 
 
-def test_a_bundle_can_name_a_3d_cnn_and_the_temporal_transformer(x3d_bundle):
+def test_a_bundle_can_name_a_3d_cnn_and_a_scene_encoder(x3d_bundle):
     model = Model(find_bundle(str(x3d_bundle)), load_config())
     results = model.understand([make_batch(2), make_batch(1, seed=3)])
     assert [len(r) for r in results] == [2, 1]
