@@ -63,7 +63,7 @@ train-scenes: $(STAMP)  ## train the encoder of scenes; resumes from checkpoints
 	$(BIN)/python -m pipeline.training.scenes ../shared/data --work checkpoints/scenes
 
 bench-scenes: $(STAMP)  ## what it is worth against the evidence alone
-	$(BIN)/python -m tests.benchmarks.scenes
+	$(EVALUATE) --only scenes
 
 train-motion: $(STAMP)  ## train the network that sees motion; resumes from checkpoints/motion
 	$(BIN)/python -m pipeline.training.motion ../shared/data --work checkpoints/motion

@@ -14,6 +14,7 @@ from pipeline.evaluation.experiments.captions import (
 )
 from pipeline.evaluation.experiments.fusion import FusionComparison
 from pipeline.evaluation.experiments.motion import FightsFolds, RealMotion, RenderedMotion
+from pipeline.evaluation.experiments.scenes import SceneVectors
 from pipeline.evaluation.experiments.sounds import Esc10Folds, SoundCalibration
 from pipeline.evaluation.experiments.speed import Speed
 
@@ -25,6 +26,7 @@ AnyExperiment = Annotated[
     | RealMotion
     | GmdcsaActions
     | FusionComparison
+    | SceneVectors
     | CaptionsFromEmbedding
     | CaptionsFromNames
     | RealCaptions
