@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 from jobs.cli import app
 from jobs.tune import _settings
 from pipeline.config import load_config
+from tests.media_factory import flash_and_click
 
 
 def test_what_was_measured_is_written_into_a_config_that_a_run_takes(video_file, tmp_path):
@@ -45,8 +46,9 @@ def test_a_gpu_gets_as_many_decoders_as_keep_it_busy_and_enough_looks_a_call(mon
     assert _settings(10.0, 2.0, "cpu", 2, 15.0)["decode_workers"] == 4
 
 
-def test_the_written_config_is_yaml_that_a_person_reads(video_file, tmp_path):
+def test_the_written_config_is_yaml_that_a_person_reads(tmp_path):
     out = tmp_path / "tuned.yaml"
-    told = CliRunner().invoke(app, ["tune", str(video_file), "--write", str(out)])
+    video = flash_and_click(tmp_path / "short.mp4", seconds=3)
+    told = CliRunner().invoke(app, ["tune", str(video), "--write", str(out)])
     assert told.exit_code == 0, told.output
     assert yaml.safe_load(told.stdout)["run"] == yaml.safe_load(out.read_text())["run"]
