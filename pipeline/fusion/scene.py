@@ -111,13 +111,12 @@ class SceneEncoder(nn.Module):
         )
         # What a clip without evidence begins from: of length 0 it would have no direction to learn.
         self.typical = nn.Parameter(F.normalize(torch.randn(TEXT_DIM), dim=-1))
-        self.out = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, TEXT_DIM))
-        nn.init.zeros_(self.out[1].weight)
-        nn.init.zeros_(self.out[1].bias)
+        told = nn.Linear(dim, TEXT_DIM)
+        self.out = nn.Sequential(nn.LayerNorm(dim), told)
         # What names and neighbours' evidence count for beyond the evidence's own reckoning: nothing at first.
         self.heed, self.borrows = nn.Linear(dim, 1), nn.Linear(dim, 1)
         self.asks, self.answers = nn.Linear(dim, dim), nn.Linear(dim, dim)
-        for begun in (self.heed, self.borrows):
+        for begun in (told, self.heed, self.borrows):
             nn.init.zeros_(begun.weight)
             nn.init.zeros_(begun.bias)
         self.register_buffer("moves_mean", torch.zeros(MOTION_DIM))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +21,7 @@ from pipeline.fusion.late import LateFusion
 from pipeline.fusion.scene import LEAST_SURE, MOTION_DIM, N_NAMES, NAME_AT_S, Clips, Pieces
 from pipeline.heads.actions import mixed_evidence
 
+_T = TypeVar("_T")
 N_WINDOWS = 2  # of motion in a clip of 4 s
 _RECOGNISED, _OUT_OF_VIEW = 0.85, 0.1  # shares of the things named: in a scene, and not in a clip of it
 _RELATED = 0.4  # share of what is wrongly recognised that is of the sentence's kind
@@ -191,7 +193,7 @@ class Composer:
         moving = None if script.motion is None else self.material.motions[script.motion]
         rows = []
         for _ in range(n):
-            at = int(_one(video, random))
+            at = int(random.choice(video))
             unseen = random.random() < damage.unseen
             seen = self._seen([] if unseen else known, at, clarity, taken_for, random)
             no_video = random.random() < damage.no_video
@@ -201,7 +203,7 @@ class Composer:
                 {
                     "seen": ([], []) if no_video else seen,
                     "motion": [] if no_video else windows,
-                    "heard": ([], []) if no_audio else _one(sound, random),
+                    "heard": ([], []) if sound is None or no_audio else _one(sound, random),
                     "present": (not no_video, not no_audio),
                     "looks": torch.zeros_like(stage.looks[at]) if no_video else stage.looks[at],
                 }
@@ -306,7 +308,8 @@ class Composer:
 
 def _windows(of: Tensor, random: np.random.Generator) -> list[Tensor]:
     """One or two windows of those (n, MOTION_DIM) that show the same."""
-    return [_one(of, random) for _ in range(N_WINDOWS if random.random() < 0.7 else 1)]
+    n = N_WINDOWS if random.random() < 0.7 else 1
+    return [of[int(random.integers(len(of)))] for _ in range(n)]
 
 
 def _pieces(rows: Sequence[tuple[list[int], list[float]]], vectors: Tensor) -> Pieces:
@@ -324,5 +327,5 @@ def _surest(scores: Mapping[int, float]) -> tuple[list[int], list[float]]:
     return [name for name, _ in best], [min(1.0, score) for _, score in best]
 
 
-def _one(items, random: np.random.Generator):
+def _one(items: Sequence[_T], random: np.random.Generator) -> _T:
     return items[int(random.integers(len(items)))]

@@ -287,6 +287,6 @@ def kinship_of(stage: Stage, seed: int) -> Tensor:
         value.backward()
         return value
 
-    optimiser.step(loss)  # type: ignore[arg-type]
+    optimiser.step(loss)
     slope, offset = fitted.detach().tolist()
     return torch.tensor([slope, offset - slope * float(x.mean())])
