@@ -16,9 +16,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## the main job on real sample videos
 	$(BIN)/reeltable demo --out demo_out
 
-# Half of the suite waits for Ray, so two files are tested at a time; with more threads each is slower.
+# Half of the suite waits for Ray, so two files are tested at a time, the longest first; more threads make each slower.
 test: lint  ## lint, types, tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 20
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

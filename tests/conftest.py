@@ -14,6 +14,11 @@ from tests.pipeline.bundles.families.endpoint_server import Endpoint
 SHARED_MEDIA = Path(__file__).resolve().parents[2] / "shared" / "media"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first: where two are tested at a time, none is left over at the end."""
+    items.sort(key=lambda item: "soak" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
 def shared_media() -> Path:
     """Real clips and timing vectors; the test is skipped where they are not."""
