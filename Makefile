@@ -60,6 +60,7 @@ train-lips: $(STAMP)  ## train the network that reads lips; resumes from checkpo
 
 train-fusion: $(STAMP)  ## which fusion: train late, early, bottleneck and each sense alone, print them
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pipeline.training.fusion ../shared/data --work checkpoints/fusion
+
 train-scenes: $(STAMP)  ## train the encoder of scenes; resumes from checkpoints/scenes
 	$(BIN)/python -m pipeline.training.scenes ../shared/data --work checkpoints/scenes
 

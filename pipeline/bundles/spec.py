@@ -167,9 +167,8 @@ class SceneSpec(_Part):
     depth: int = Field(ge=1)
     num_heads: int = Field(ge=1)
     context_depth: int = Field(ge=0)
-    motion_sha256: str | None = (
-        None  # of the motion weights whose features it learned; None: it sees no motion
-    )
+    # Of the motion weights whose features it learned; None: it sees no motion.
+    motion_sha256: str | None = None
     licence: str
     source: str
 

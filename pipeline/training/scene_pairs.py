@@ -99,13 +99,10 @@ class Lexicon:
 class Script:
     """What is to be composed."""
 
-    things: Sequence[
-        tuple[int, ...]
-    ]  # for each thing named, what the bundle may take it for, best first
+    things: Sequence[tuple[int, ...]]  # for each thing named, what it may be taken for, best first
     has_person: bool
-    related: Sequence[
-        int
-    ] = ()  # names that the sentence is near to: what it is mistaken for is often of its kind
+    # Names that the sentence is near to: what it is mistaken for is often of its kind.
+    related: Sequence[int] = ()
     sound: str | int | None = None  # a class of SOUND_CLAUSES, or a name of the bundle's, that is told
     motion: str | None = None  # a class of MOTION_CLAUSES that is told
 

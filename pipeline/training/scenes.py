@@ -151,10 +151,8 @@ class SceneTask:
         return measures | {"score": measures["R@10"] + measures["units R@10"]}
 
 
-_SAME, _LIKE = (
-    0.65,
-    0.55,
-)  # cosines from which on a name means a thing, and others may be taken for it too
+# Cosines from which on a name means a thing, and others may be taken for it too.
+_SAME, _LIKE = 0.65, 0.55
 _PERSONS = PEOPLE | {"people", "men", "women", "boys", "girls", "children", "kids"}
 _HEARD, _BOTH = 0.7, 0.25  # shares of captions told with a sound, and with both
 _REAL_SOUNDS = 0.6  # of the sounds; of the others only the name is known
