@@ -247,7 +247,7 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     from pipeline.bundles.families import load_part
 
     cluster = ray.cluster_resources()
-    n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
+    n_cpus, n_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     uses_gpu = config.run.device == "cuda" or (config.run.device == "auto" and n_gpus > 0)
     if uses_gpu and not n_gpus:
         raise ConfigError("run.device is cuda, but Ray finds no GPU here; expected auto or cpu")
@@ -258,8 +258,8 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
         if n_gpus < need:
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
-    n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
-    clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, n_decoders, watcher)
+    workers = decoders(n_cpus, uses_gpu, config)
+    clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, workers, watcher)
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     encoded = clips.map_batches(
         EncodeStage,
@@ -282,10 +282,23 @@ def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, Any]:
     return {"num_cpus": 0, "num_gpus": run.encode_gpus} if uses_gpu else {"num_cpus": run.encode_cpus}
 
 
-def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Config) -> int:
-    """As many as the CPUs carry beside the encoders; without a GPU the encoders need half of them."""
-    spare = n_cpus - _WRITE_CPUS - (0 if uses_gpu else n_encoders * config.run.encode_cpus)
-    return max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
+def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]:
+    """How many workers decode, and the CPUs that each holds: as many as the CPUs carry beside the encoders;
+    without a GPU encoding needs half of them. A whole CPU each, unless there is less than one.
+
+    Raises:
+        ConfigError: encoders take all CPUs, so that nothing would ever be decoded.
+    """
+    run = config.run
+    if not n_cpus:  # nodes will come
+        return run.decode_workers or 1, 1.0
+    taken = _WRITE_CPUS + (0.0 if uses_gpu else run.encode_workers * run.encode_cpus)
+    spare = n_cpus - taken
+    if spare <= 0:
+        what = f"encoders and writer take {taken:g} CPUs, Ray has {n_cpus:g}, so none is left to decode"
+        raise ConfigError(f"{what}; expected less of run.encode_workers or run.encode_cpus")
+    most = run.decode_workers or max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
+    return most, min(1.0, spare)
 
 
 @contextmanager
@@ -301,6 +314,7 @@ def _ray(address: str | None) -> Iterator[None]:
     with _silent_stderr():
         ray.init(
             address=address or "local",
+            num_cpus=None if address else len(os.sched_getaffinity(0)),
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,

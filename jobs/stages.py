@@ -80,10 +80,15 @@ class DecodeStage:
 
 
 def decoded(
-    units: list[Unit], config: Config, sample_rate_hz: int, n_decoders: int, watcher: Any
+    units: list[Unit], config: Config, sample_rate_hz: int, workers: tuple[int, float], watcher: Any
 ) -> ray.data.Dataset:
-    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task."""
+    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task.
+
+    Args:
+        workers: how many decode, and the CPUs that Ray keeps for each.
+    """
     table = unit_table(units)
+    n_decoders, cpus = workers
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
     return ray.data.from_arrow(blocks).map_batches(
@@ -92,7 +97,7 @@ def decoded(
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
-        num_cpus=1,
+        num_cpus=cpus,
         **restarts(config),
     )
 
@@ -115,7 +120,9 @@ class EncodeStage:
         from pipeline.bundles.model import Model
 
         keep_memory()
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray allots less, and decode seldom fills the rest
+        torch.set_num_threads(
+            len(os.sched_getaffinity(0))
+        )  # Ray allots less, and decode seldom fills the rest
         started = time.perf_counter()
         self.model = Model(find_bundle(config.bundle), config, device)
         self.provenance, self.watcher = provenance, watcher

@@ -59,7 +59,7 @@ class FeatureStage:
     def __init__(
         self, config: Config, tuned: tuple[str, ...], device: str, folder: str, watcher: Any
     ) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)  # as in a run
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # as in a run
         self.model = Model(find_bundle(config.bundle), config, device, tells=True)
         self.tuned, self.folder, self.watcher = tuned, Path(folder), watcher
 

@@ -139,7 +139,7 @@ def _best_of(call: Callable[[], object]) -> float:
 def _settings(
     decode_s: float, encode_s: float, device: str, looks_at_once: int | None, clips_per_unit: float
 ) -> dict[str, int]:
-    n_cpus = os.cpu_count() or 1
+    n_cpus = len(os.sched_getaffinity(0))
     if device == "cuda":  # as many as keep the GPU busy
         n_decoders = min(n_cpus, math.ceil(decode_s / encode_s))
     else:  # both want the CPUs: in proportion to what they need of them
