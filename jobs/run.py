@@ -238,12 +238,18 @@ def _execute(
         return seconds | {"start": start_s + seconds.get("loaded", 0.0)}
 
 
-def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) -> Any:
-    """Units → decoded → encoded, as a lazy Ray Data set."""
+def _pipeline(
+    plan: Plan,
+    config: Config,
+    provenance: Provenance,
+    watcher: Any,
+    stages: tuple[Any, Any] | None = None,
+) -> Any:
+    """Units → decoded → encoded, as a lazy Ray Data set; `stages` are what workers run, if not the usual."""
     import ray
 
     from jobs import offline
-    from jobs.stages import EncodeStage, decoded, restarts
+    from jobs.stages import DecodeStage, EncodeStage, decoded, restarts
     from pipeline.bundles.families import load_part
 
     cluster = ray.cluster_resources()
@@ -259,10 +265,12 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
     workers = decoders(n_cpus, uses_gpu, config)
-    clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, workers, watcher)
+    decode_stage, encode_stage = stages or (DecodeStage, EncodeStage)
+    rate_hz = plan.bundle.sample_rate_hz
+    clips = decoded(list(plan.todo), config, rate_hz, workers, watcher, decode_stage)
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     encoded = clips.map_batches(
-        EncodeStage,
+        encode_stage,
         fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",

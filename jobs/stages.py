@@ -80,7 +80,12 @@ class DecodeStage:
 
 
 def decoded(
-    units: list[Unit], config: Config, sample_rate_hz: int, workers: tuple[int, float], watcher: Any
+    units: list[Unit],
+    config: Config,
+    sample_rate_hz: int,
+    workers: tuple[int, float],
+    watcher: Any,
+    stage: type[DecodeStage] = DecodeStage,
 ) -> ray.data.Dataset:
     """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task.
 
@@ -92,7 +97,7 @@ def decoded(
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
     return ray.data.from_arrow(blocks).map_batches(
-        DecodeStage,
+        stage,
         fn_constructor_args=(config, sample_rate_hz, watcher),
         batch_size=1,
         batch_format="pyarrow",

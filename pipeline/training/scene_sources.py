@@ -138,9 +138,7 @@ def rendered_motions(
 ) -> dict[str, Tensor]:
     """Features of `n` windows of rendered motion by what is most told of each: what a thing does, else the
     camera."""
-    drawn_on = [
-        hashlib.blake2b(np.ascontiguousarray(x)).hexdigest() for x in (scenes.stills, scenes.played)
-    ]
+    drawn_on = [hashlib.blake2b(x.tobytes()).hexdigest() for x in (scenes.stills, scenes.played)]
     weights = [hashlib.blake2b(t.numpy().tobytes()).hexdigest() for t in net.state_dict().values()]
     file = work / f"{name}-{short_hash(drawn_on, weights, n, seed)}.safetensors"
     if not file.is_file():
