@@ -9,11 +9,12 @@ a newer snapshot, and the question is asked again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
 
+from pipeline.tables.commit import UnitEntry
 from pipeline.tables.ledger import Ledger, read_ledger
 from pipeline.tables.schema import EMBEDDING_DIM, FAILURES, SEGMENTS, VIDEOS, clips_schema
 from pipeline.tables.store import MissingError, Store, TableError
@@ -69,15 +70,29 @@ def query(directory: str, sql: str, *, all_results: bool = False) -> pa.Table:
     Raises:
         TableError: no tables there, a damaged file, or a question that DuckDB refuses.
     """
+    return query_together(directory, {"": sql}, all_results=all_results)[""]
+
+
+def query_together(
+    directory: str, questions: Mapping[str, str], *, all_results: bool = False
+) -> dict[str, pa.Table]:
+    """The answers to several questions about one snapshot, by their names.
+
+    Beside the four tables there is `every_clip`: what older settings said too.
+
+    Raises:
+        TableError: as `query` does.
+    """
     import duckdb  # workers import this package too, and need no database
 
     store = Store(directory)
     for attempt in range(_TRIES):
         connection = duckdb.connect()
         try:
-            _check_is_question(connection, directory, sql)
+            for sql in questions.values():
+                _check_is_question(connection, directory, sql)
             _define_views(connection, store, all_results)
-            return connection.sql(sql).to_arrow_table()
+            return {name: connection.sql(sql).to_arrow_table() for name, sql in questions.items()}
         except MissingError:
             if attempt == _TRIES - 1:
                 raise
@@ -108,20 +123,26 @@ def _define_views(connection: Any, store: Store, all_results: bool) -> None:
         connection.register_filesystem(store.fs)
     _check_formats(store)
     current = [e for e in ledger.units.values() if all_results or ledger.is_newest(e)]
-    rows = {"unit_id": [e.unit_id for e in current], "run_id": [e.run_id for e in current]}
-    connection.register("_current", pa.table(rows, schema=_CURRENT))
+    connection.register("_current", _unit_keys(current))
+    connection.register("_every", _unit_keys(ledger.units.values()))
     files = _clip_files(ledger)
     schema = clips_schema(embedding_dim(store, ledger) or EMBEDDING_DIM)
     clips = _scan(connection, store, files, "clips", schema)
-    connection.execute(
-        f"create view clips as select * from {clips} semi join _current using (unit_id, run_id)"
-    )
+    for view, keys in (("clips", "_current"), ("every_clip", "_every")):
+        rows = f"select * from {clips} semi join {keys} using (unit_id, run_id)"
+        connection.execute(f"create view {view} as {rows}")
     for table, schema in _SCHEMAS.items():
         scan = _scan(connection, store, store.names(table, ".parquet"), table, schema)
         connection.execute(f"create view {table} as select * from {scan}")
 
 
 _CURRENT = pa.schema([("unit_id", pa.string()), ("run_id", pa.string())])
+
+
+def _unit_keys(entries: Iterable[UnitEntry]) -> pa.Table:
+    entries = list(entries)
+    rows = {"unit_id": [e.unit_id for e in entries], "run_id": [e.run_id for e in entries]}
+    return pa.table(rows, schema=_CURRENT)
 
 
 def embedding_dim(store: Store, ledger: Ledger) -> int | None:
