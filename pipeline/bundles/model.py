@@ -13,15 +13,10 @@ import yaml
 from torch import Tensor
 
 from pipeline.bundles.accelerate import Runtime
-from pipeline.bundles.families import (
-    CAPTION_KINDS,
-    SPEECH_KINDS,
-    TELLER_KINDS,
-    check_kind,
-    load_part,
-)
+from pipeline.bundles.families import load_part
 from pipeline.bundles.families.base import Caption, Captioner, Transcriber
 from pipeline.bundles.families.sentences import TextDecoder
+from pipeline.bundles.kinds import TELLER_KINDS, PartName, check_kind
 from pipeline.bundles.learned import MODALITIES, load_learned
 from pipeline.bundles.meaning import PairMeaning, TextMeaning
 from pipeline.bundles.movement import FIGHTS, make_movement
@@ -78,14 +73,14 @@ class Model:
         self.scenes = self._load_scenes()
         captions = spec.captioner(config)
         tells = captions is not None and captions.kind in TELLER_KINDS
-        self.captioner: Captioner | None = None if tells else self._load(captions, CAPTION_KINDS)
-        self.teller: TextDecoder | None = self._load(captions, TELLER_KINDS) if tells else None
+        self.captioner: Captioner | None = None if tells else self._load(captions, "captions")
+        self.teller: TextDecoder | None = self._load(captions, "captions") if tells else None
         if self.teller and self.teller.net.config.memory_dim != self.dim:
             raise BundleError(
                 f"{spec.name}: its sentences are told from vectors of {self.teller.net.config.memory_dim} "
                 f"numbers, its text has {self.dim}"
             )
-        self.transcriber: Transcriber | None = self._load(spec.speech, SPEECH_KINDS)
+        self.transcriber: Transcriber | None = self._load(spec.speech, "speech")
         self.learned = [load_learned(part, spec, self.device) for part in spec.learned]
 
     def _read_phrases(self) -> None:
@@ -124,10 +119,10 @@ class Model:
         assert isinstance(self.meaning, TextMeaning)  # the spec was checked
         return Scenes(self.spec, self.spec.scene, self.meaning, self.device)
 
-    def _load(self, part: PartSpec | None, kinds: Sequence[str]) -> Any:
+    def _load(self, part: PartSpec | None, name: PartName) -> Any:
         if part is None:
             return None
-        check_kind(self.spec.name, part.kind, kinds)
+        check_kind(self.spec.name, part.kind, name)
         return load_part(part, self.spec.directory).to(self.device)
 
     @torch.inference_mode()

@@ -18,9 +18,10 @@ import torchaudio
 from torch import Tensor
 
 from pipeline.bundles.accelerate import Runtime, settle
-from pipeline.bundles.families import PICTURE_KINDS, SOUND_KINDS, check_kind, check_options, load_part
+from pipeline.bundles.families import check_options, load_part
 from pipeline.bundles.families.base import Overheard, VideoNet, frame_places, shown, valid_until
 from pipeline.bundles.families.pairs import Sights
+from pipeline.bundles.kinds import check_kind
 from pipeline.bundles.objects import Objects, read_objects
 from pipeline.bundles.spec import BundleError, BundleSpec, EncoderSpec
 from pipeline.bundles.weights import (
@@ -109,7 +110,7 @@ def make_sight(
     if bundle.video is None:
         return None
     kind = bundle.video.kind
-    check_kind(bundle.name, kind, PICTURE_KINDS)
+    check_kind(bundle.name, kind, "video")
     if kind == "efficientnet_lite0":
         check_options(kind, bundle.video.options, {"crops": (int, 1)})
         return PictureSight(bundle, bundle.video, runtime)
@@ -125,7 +126,7 @@ def make_hearing(
     if bundle.audio is None:
         return None
     kind = bundle.audio.kind
-    check_kind(bundle.name, kind, SOUND_KINDS)
+    check_kind(bundle.name, kind, "audio")
     if kind == "yamnet":
         check_options(kind, bundle.audio.options, {})
         return PatchHearing(bundle, bundle.audio, runtime)

@@ -122,7 +122,7 @@ class TextEncoderSpec(_Part):
 class PartSpec(_Part):
     """One model of a bundle: its family, its files, and what the family may be told."""
 
-    kind: str  # a name of `pipeline.bundles.families.FAMILIES`
+    kind: str  # a family of `pipeline.bundles.kinds`, or one that a package adds
     weights: WeightFile | None = None  # a family whose checkpoint is one file
     checkpoint: Checkpoint | None = None  # a family whose checkpoint is a folder
     options: dict[str, str | int | float | bool] = Field(default_factory=dict)
@@ -373,8 +373,11 @@ class BundleSpec(_Part):
         return True
 
     def check_files(self) -> None:
-        """Raise BundleError unless every weight file is there, with a sum to check it by, and every package:
-        before a cluster is begun, not after."""
+        """Raise BundleError unless every family, package and weight file is here, with a sum to check the file
+        by: before a cluster is begun, not after."""
+        from pipeline.bundles.kinds import check_kinds  # which reads this page's classes
+
+        check_kinds(self)
         for file in self.weight_files():
             path = file.path(self.directory)
             if file.sha256 is None and recorded_sum(file, self.directory) is None:

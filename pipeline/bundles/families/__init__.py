@@ -1,18 +1,19 @@
 """Families of published models: one small adapter each over the library that owns the family.
 
 A part of a bundle names its family as `kind`. The adapter builds the library's own model, loads the
-published file strictly, and keeps the family's own preprocessing. A new family is one class and one line
-in `FAMILIES`.
+published file strictly, and keeps the family's own preprocessing. A new family is one class, one line in
+`FAMILIES` and one in `KINDS`; or it comes with an installed package (docs/encoders.md).
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.bundles.families.base import Option
+from pipeline.bundles.kinds import added_family
 from pipeline.bundles.spec import EXTRA_PACKAGES, BundleError, PartSpec
 
 _HERE = "pipeline.bundles.families"
@@ -34,25 +35,6 @@ FAMILIES = {
     "wav2vec2": "speech:Wav2Vec2",
     "faster_whisper": "speech:FasterWhisper",
 }
-PICTURE_KINDS = (
-    "efficientnet_lite0",
-    "pytorchvideo",
-    "torchvision",
-    "hf_video",
-    "clip",
-    "siglip",
-    "xclip",
-)
-SOUND_KINDS = ("yamnet", "hf_audio", "clap")
-CAPTION_KINDS = ("hf_caption", "endpoint", "vllm")
-TELLER_KINDS = ("text_decoder",)
-SPEECH_KINDS = ("whisper", "wav2vec2", "faster_whisper")
-
-
-def check_kind(bundle: str, kind: str, kinds: Sequence[str]) -> None:
-    """Raise BundleError for a family that does not do what the bundle's part is for."""
-    if kind not in kinds:
-        raise BundleError(f"{bundle}: kind {kind!r}: expected one of {', '.join(kinds)}")
 
 
 def check_options(kind: str, given: Mapping[str, object], known: Mapping[str, Option]) -> None:
@@ -73,14 +55,21 @@ def check_options(kind: str, given: Mapping[str, object], known: Mapping[str, Op
             raise BundleError(f"{kind}: option {name} is {value!r}; expected {expected}")
 
 
+def _family(kind: str) -> Any:
+    """The family's class; a shipped name is that family, whatever is installed."""
+    if kind not in FAMILIES:
+        return added_family(kind)
+    module, _, name = FAMILIES[kind].partition(":")
+    return getattr(importlib.import_module(f"{_HERE}.{module}"), name)
+
+
 def load_part(part: PartSpec, directory: Path) -> Any:
-    """The family's adapter with its weights loaded.
+    """The family's adapter with its weights loaded; its kind was checked.
 
     Raises:
         BundleError: weights are absent, altered or do not fit, or the family's library is not installed.
     """
-    module, _, name = FAMILIES[part.kind].partition(":")
-    family = getattr(importlib.import_module(f"{_HERE}.{module}"), name)
+    family = _family(part.kind)
     check_options(part.kind, part.options, family.OPTIONS)
     try:
         return family(part, directory)
