@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
 
@@ -126,6 +128,32 @@ MaxFailedShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
 ]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        min=0,
+        metavar="AMOUNT",
+        help="Refuse, with 2, what would cost more in the money of prices, or nobody knows how much.",
+    ),
+]
+
+
+class LogFormat(StrEnum):
+    """Of what is told on stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format",
+        envvar="REELTABLE_LOG_FORMAT",
+        help="Of what is told on stderr; json: an object a line.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -139,6 +167,7 @@ def _version(
 
 @app.command()
 def run(
+    context: typer.Context,
     inputs: Inputs,
     out_dir: OutDir,
     config_file: ConfigFile = None,
@@ -153,6 +182,8 @@ def run(
     retries: Retries = 0,
     correct_sync: CorrectSync = False,
     max_failed_share: MaxFailedShare = None,
+    max_cost: MaxCost = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
     job_id: JobId = None,
     as_json: AsJson = False,
 ) -> None:
@@ -166,18 +197,25 @@ def run(
 
       reeltable run 's3://lake/dt={date}/' --out s3://tables --date yesterday --catch-up --retries 3
     """
-    from jobs.days import as_recorded, fill
-    from jobs.run import Origin
+    if log_format is LogFormat.JSON:
+        from jobs.logs import json_lines
 
+        context.with_resource(json_lines())
     config = _load(config_file, [*(overrides or ()), *(["sync.correct=true"] if correct_sync else ())])
+    from jobs.days import as_recorded, fill
+    from jobs.record import Origin
+    from jobs.run import Options
+
     days = _days(inputs, out_dir, config, _day(day), since, catch_up)
-    options = {
-        "address": address,
-        "retry_failures": retry_failures,
-        "force": force,
-        "wait_s": wait_s,
-        "origin": Origin(tuple(as_recorded(inputs)), job_id),
-    }
+    options = Options(
+        dt="",
+        address=address,
+        retry_failures=retry_failures,
+        force=force,
+        wait_s=wait_s,
+        max_cost=max_cost,
+        origin=Origin(tuple(as_recorded(inputs)), job_id),
+    )
     reports = []
     is_one = since is None and not catch_up
     for dt in days.days:
@@ -185,7 +223,8 @@ def run(
         if listing is not None:
             if not is_one:
                 err.print(f"{dt}:")
-            reports.append(_run(listing, out_dir, config, retries, dt=dt, **options))
+            options = dataclasses.replace(options, dt=dt)
+            reports.append(_run(listing, out_dir, config, options, log_format, retries))
             if not as_json:
                 _print_report(reports[-1], out_dir)
     if as_json:
@@ -222,33 +261,18 @@ def _days(
     return days
 
 
-def _run(listing: Listing, out_dir: str, config: Config, retries: int = 0, **options: Any) -> Any:
+def _run(
+    listing: Listing, out_dir: str, config: Config, options: Any, log_format: LogFormat, retries: int
+) -> Any:
+    from jobs.logs import JsonLog
     from jobs.progress import progress_printer
-    from jobs.retry import with_retries
-    from jobs.run import run as run_job
-    from pipeline.bundles.spec import BundleError
+    from jobs.watch import Observers, run_observed
 
-    with progress_printer(err) as on_progress:
-
-        def once() -> Any:
-            return run_job(
-                listing,
-                out_dir,
-                config,
-                on_progress=on_progress,
-                on_wait=lambda owner: err.print(f"waiting for {owner}"),
-                **options,
-            )
-
+    is_text = log_format is LogFormat.TEXT
+    with progress_printer(err) if is_text else nullcontext(JsonLog()) as shown:
+        observer = Observers([shown], err.print)
         return _guarded(
-            lambda: with_retries(
-                once,
-                retries,
-                lambda e, s: err.print(
-                    f"failed: {without_secrets(str(e))}; again in {s:.0f} s", markup=False
-                ),
-                lambda e: isinstance(e, (BundleError, InputError, ConfigError)),
-            )
+            lambda: run_observed(listing, out_dir, config, options, observer, err.print, retries)
         )
 
 
@@ -306,9 +330,31 @@ def plan(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     retry_failures: RetryFailures = False,
+    max_cost: MaxCost = None,
+    size_cluster: Annotated[
+        bool,
+        typer.Option("--size-cluster", help="How many nodes of cluster.* do it within --deadline."),
+    ] = False,
+    deadline: Annotated[
+        str, typer.Option(metavar="TIME", help="For --size-cluster: 6h, 90m, 1d12h.")
+    ] = "24h",
+    video_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="N", help="For --size-cluster: as if so many hours were left to do."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the units of work that a run would do; decode nothing, write nothing."""
+    """List the units of work that a run would do and what they take; decode nothing, write nothing.
+
+    Examples:
+
+      reeltable plan videos/ --out tables --set prices.cpu_hour=0.04 --max-cost 20
+
+      reeltable plan videos/ --out tables --config tuned.yaml --size-cluster --deadline 6h
+    """
+    from jobs.cost import check_cost, described, described_size, estimate
     from jobs.plan import make_plan
     from pipeline.tables.ledger import read_ledger
     from pipeline.tables.store import Store
@@ -318,9 +364,15 @@ def plan(
     made = _guarded(
         lambda: make_plan(listing, config, read_ledger(Store(out_dir)), retry_failures=retry_failures)
     )
+    takes = _guarded(lambda: estimate(made, config, Store(out_dir)))
+    size = None
+    if size_cluster:
+        size = _guarded(lambda: _sized(takes, config, deadline, video_hours))
     if as_json:
         _print_json(
             {
+                "takes": dataclasses.asdict(takes),
+                "cluster": dataclasses.asdict(size) if size else None,
                 "bundle": made.bundle.name,
                 "result_digest": made.result_digest,
                 "n_videos": len(made.sources),
@@ -330,7 +382,23 @@ def plan(
                 "todo": [dataclasses.asdict(unit) for unit in made.todo],
             }
         )
-        return
+    else:
+        _print_plan(made, [*described(takes), *(described_size(size) if size else ())])
+    if max_cost is not None:
+        _guarded(lambda: check_cost(takes, max_cost))
+
+
+def _sized(takes: Any, config: Config, deadline: str, video_hours: float | None) -> Any:
+    from jobs.cost import parse_duration_s, size_cluster
+
+    deadline_s = parse_duration_s(deadline)
+    if takes.rates is None:
+        raise ConfigError(f"--size-cluster: {takes.unknown[0]}")
+    hours = takes.video_h if video_hours is None else video_hours
+    return size_cluster(hours * 3600, takes.rates, config.cluster, config.prices, deadline_s)
+
+
+def _print_plan(made: Any, takes: list[str]) -> None:
     table = Table("unit", "start s", "end s", "attempt", "uri", box=None)
     for unit in made.todo:
         end = "end" if unit.end_s is None else f"{unit.end_s:g}"
@@ -341,6 +409,8 @@ def plan(
         f"({made.n_done_before} done before, {made.n_failed_before} failed before)",
         highlight=False,
     )
+    for line in takes:
+        out.print(line, highlight=False)
 
 
 @app.command()
@@ -778,17 +848,24 @@ def tune(
         values = read_values(config_file, overrides or ())
         values["run"] = (values.get("run") or {}) | found.settings
         values["clips"] = (values.get("clips") or {}) | {"reader": found.reader}
+        values["rates"] = (values.get("rates") or {}) | _rounded(found.rates)
         write.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if as_json:
         _print_json(dataclasses.asdict(found))
         return
-    found_best = {"run": found.settings, "clips": {"reader": found.reader}}
+    rates = _rounded(found.rates)
+    found_best = {"run": found.settings, "clips": {"reader": found.reader}, "rates": rates}
     out.print(yaml.safe_dump(found_best, sort_keys=False).rstrip(), highlight=False)
     err.print(
         f"measured on {found.video_s:.0f} s of video, {found.device}: a second of it takes "
         f"{found.decode_s_per_video_s:.3f} s to decode and {found.encode_s_per_video_s:.3f} s to encode"
         + (f"; written to {write}" if write else "")
     )
+
+
+def _rounded(rates: dict[str, Any]) -> dict[str, Any]:
+    """As a person reads them in a file."""
+    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in rates.items()}
 
 
 @app.command()

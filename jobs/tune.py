@@ -37,9 +37,11 @@ class Tuned:
     video_s: float  # that was tried
     decode_s_per_video_s: float  # of one process
     encode_s_per_video_s: float  # of one model, with the best number of looks
+    encode_cpu_s_per_video_s: float  # processor time of it, all its threads
     looks: dict[int, float]  # at once → seconds a second of video to see it
     reader: str  # of pictures, the faster one
     settings: dict[str, int]  # keys of `run`
+    rates: dict[str, float | str]  # keys of `rates`, by which reeltable plan reckons
 
 
 def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], None]) -> Tuned:
@@ -70,9 +72,15 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
     best = min(looks, key=lambda n: looks[n]) if looks else None
     if best is not None:
         model.sight.chunk = best  # type: ignore[union-attr]
-    encode_s = _best_of(lambda: model.understand(batches))
+    encode_s, encode_cpu_s = _best_of(lambda: model.understand(batches))
     settings = _settings(decode_s, encode_s, device, best, sum(map(len, batches)) / len(batches))
-    return Tuned(device, video_s, decode_s / video_s, encode_s / video_s, looks, reader, settings)
+    rates = {
+        "decode_s_per_video_s": decode_s / video_s,
+        "encode_s_per_video_s": encode_s / video_s,
+        "encode_cpu_s_per_video_s": encode_cpu_s / video_s,
+    }
+    names = {"bundle": spec.name, "device": device}
+    return Tuned(device, video_s, *rates.values(), looks, reader, settings, names | rates)
 
 
 def _decoded(listing: Listing, config: Config, rate_hz: int) -> tuple[list[ClipBatch], float, float]:
@@ -115,7 +123,7 @@ def _tried(
     for n in _TRIED[model.device.type]:
         sight.chunk = n
         try:
-            seconds = _best_of(lambda: sight.perceive(batches, frames))
+            seconds, _ = _best_of(lambda: sight.perceive(batches, frames))
         except RuntimeError as e:  # a GPU's memory is full
             tell(f"{n} looks at once: {str(e).partition(chr(10))[0]}")
             return
@@ -127,12 +135,13 @@ def _tried(
             return
 
 
-def _best_of(call: Callable[[], object]) -> float:
+def _best_of(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the fastest of some calls, and its processor time."""
     times = []
     for _ in itertools.repeat(None, _ROUNDS):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         call()
-        times.append(time.perf_counter() - started)
+        times.append((time.perf_counter() - started, time.process_time() - cpu_started))
     return min(times)
 
 
