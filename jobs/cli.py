@@ -139,6 +139,17 @@ MaxCost = Annotated[
 ]
 
 
+OnFinish = Annotated[
+    str | None,
+    typer.Option(
+        "--on-finish",
+        metavar="URL|COMMAND",
+        help="Tell when a run ends: a URL gets its record by POST, a command on stdin. One with a secret in it "
+        "belongs in REELTABLE_ON_FINISH.",
+    ),
+]
+
+
 class LogFormat(StrEnum):
     """Of what is told on stderr."""
 
@@ -184,6 +195,7 @@ def run(
     max_failed_share: MaxFailedShare = None,
     max_cost: MaxCost = None,
     log_format: LogFormatOption = LogFormat.TEXT,
+    on_finish: OnFinish = None,
     job_id: JobId = None,
     as_json: AsJson = False,
 ) -> None:
@@ -219,12 +231,14 @@ def run(
     reports = []
     is_one = since is None and not catch_up
     for dt in days.days:
-        listing = _list(fill(inputs, dt), may_be_empty=not is_one)
+        options = dataclasses.replace(options, dt=dt)
+        told = _told(on_finish, config, options)
+        listing = _list(fill(inputs, dt), may_be_empty=not is_one, on_error=told.gave_up)
         if listing is not None:
             if not is_one:
                 err.print(f"{dt}:")
-            options = dataclasses.replace(options, dt=dt)
-            reports.append(_run(listing, out_dir, config, options, log_format, retries))
+            how = {"log_format": log_format, "retries": retries, "told": told}
+            reports.append(_run(listing, out_dir, config, options, **how))
             if not as_json:
                 _print_report(reports[-1], out_dir)
     if as_json:
@@ -261,8 +275,23 @@ def _days(
     return days
 
 
+def _told(on_finish: str | None, config: Config, options: Any) -> Any:
+    """Who hears of a run beside the person who looks at it."""
+    from jobs.notify import notifiers
+    from jobs.watch import Observers
+
+    return Observers(_guarded(lambda: notifiers(on_finish, config, options, err.print)), err.print)
+
+
 def _run(
-    listing: Listing, out_dir: str, config: Config, options: Any, log_format: LogFormat, retries: int
+    listing: Listing,
+    out_dir: str,
+    config: Config,
+    options: Any,
+    *,
+    told: Any = None,
+    log_format: LogFormat = LogFormat.TEXT,
+    retries: int = 0,
 ) -> Any:
     from jobs.logs import JsonLog
     from jobs.progress import progress_printer
@@ -270,7 +299,7 @@ def _run(
 
     is_text = log_format is LogFormat.TEXT
     with progress_printer(err) if is_text else nullcontext(JsonLog()) as shown:
-        observer = Observers([shown], err.print)
+        observer = Observers([shown, *([told] if told else [])], err.print)
         return _guarded(
             lambda: run_observed(listing, out_dir, config, options, observer, err.print, retries)
         )
@@ -318,7 +347,8 @@ def _print_report(report: Any, out_dir: str) -> None:
     if report.n_failed:
         from jobs.status import failures_of
 
-        for message in failures_of(out_dir, report.run_id)[:_MOST_FAILURES]:
+        told = failures_of(out_dir, report.run_id) if err.instead is None else []  # a log has told each
+        for message in told[:_MOST_FAILURES]:
             err.print(f"failed: {message}")
         out.print(f"Why units failed stands in {out_dir}/failures", highlight=False)
 
@@ -491,9 +521,10 @@ def demo(
 ) -> None:
     """Run the main job on real sample videos, offline, and show the first rows."""
     from jobs.demo import first_rows, sample_videos
+    from jobs.run import Options
 
     videos = _guarded(sample_videos)
-    report = _run(_list(videos), out_dir, _load(None, overrides), dt=_day(None))
+    report = _run(_list(videos), out_dir, _load(None, overrides), Options(_day(None)))
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:
@@ -848,24 +879,22 @@ def tune(
         values = read_values(config_file, overrides or ())
         values["run"] = (values.get("run") or {}) | found.settings
         values["clips"] = (values.get("clips") or {}) | {"reader": found.reader}
-        values["rates"] = (values.get("rates") or {}) | _rounded(found.rates)
+        values["rates"] = (values.get("rates") or {}) | found.rates
         write.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if as_json:
         _print_json(dataclasses.asdict(found))
         return
-    rates = _rounded(found.rates)
-    found_best = {"run": found.settings, "clips": {"reader": found.reader}, "rates": rates}
+    found_best = {
+        "run": found.settings,
+        "clips": {"reader": found.reader},
+        "rates": found.rates,
+    }
     out.print(yaml.safe_dump(found_best, sort_keys=False).rstrip(), highlight=False)
     err.print(
         f"measured on {found.video_s:.0f} s of video, {found.device}: a second of it takes "
         f"{found.decode_s_per_video_s:.3f} s to decode and {found.encode_s_per_video_s:.3f} s to encode"
         + (f"; written to {write}" if write else "")
     )
-
-
-def _rounded(rates: dict[str, Any]) -> dict[str, Any]:
-    """As a person reads them in a file."""
-    return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in rates.items()}
 
 
 @app.command()
@@ -1024,12 +1053,20 @@ def models_verify(
 @overload
 def _list(inputs: list[str]) -> Listing: ...
 @overload
-def _list(inputs: list[str], *, may_be_empty: bool) -> Listing | None: ...
-def _list(inputs: list[str], *, may_be_empty: bool = False) -> Listing | None:
+def _list(
+    inputs: list[str], *, may_be_empty: bool, on_error: Callable[[Exception], None]
+) -> Listing | None: ...
+def _list(
+    inputs: list[str],
+    *,
+    may_be_empty: bool = False,
+    on_error: Callable[[Exception], None] = lambda _: None,
+) -> Listing | None:
     try:
         listing = list_sources(inputs)
     except InputError as e:
         if not may_be_empty:
+            on_error(e)
             _fail(str(e), Exit.USAGE)
         err.print(f"warning: {without_secrets(str(e))}")
         return None

@@ -40,6 +40,7 @@ def write_event(event: str, level: str = "info", **fields: Any) -> None:
         "level": level,
         "event": event,
     }
+    fields = {k: round(v, 3) if isinstance(v, float) else v for k, v in fields.items()}
     sys.stderr.write(json.dumps(told | fields, ensure_ascii=False, default=str) + "\n")
     sys.stderr.flush()
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cost import check_cost, estimate
 from jobs.plan import Plan, make_plan
-from jobs.record import RUNS, Origin, Progress, Report, RunReport, committed_of, versions
+from jobs.record import RUNS, Failed, Origin, Progress, Report, RunReport, committed_of, versions
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
@@ -183,12 +183,23 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
             sink = TableSink(job.store.root, job.options.dt, job.run_id, per_file, watcher)
             data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
         counts, failures = ray.get(watcher.read.remote())
-        n = counts.units.get("committed", 0)
-        job.on_progress(
-            Progress("running", n_units, n, n, n, counts.n_failed, counts.video_s, failures=failures)
-        )
+        job.on_progress(_progress(n_units, counts, failures))
         device = "cuda" if _uses_gpu(config) else "cpu"
         return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device)
+
+
+def _progress(total: int, counts: Counts, failures: tuple[Failed, ...]) -> Progress:
+    n = counts.units
+    return Progress(
+        phase="running",
+        total=total,
+        decoded=n.get("decoded", 0),
+        encoded=n.get("encoded", 0),
+        committed=n.get("committed", 0),
+        failed=counts.n_failed,
+        video_s=counts.video_s,
+        failures=failures,
+    )
 
 
 def _uses_gpu(config: Config) -> bool:
@@ -319,10 +330,7 @@ def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
     def poll() -> None:
         while not stopped.wait(_POLL_S):
             counts, failures = ray.get(watcher.read.remote())
-            units = [counts.units.get(stage, 0) for stage in ("decoded", "encoded", "committed")]
-            on_progress(
-                Progress("running", total, *units, counts.n_failed, counts.video_s, failures=failures)
-            )
+            on_progress(_progress(total, counts, failures))
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()

@@ -33,6 +33,7 @@ _ROUNDS = 3
 class Tuned:
     """What was measured, and what to set."""
 
+    bundle: str
     device: str
     video_s: float  # that was tried
     decode_s_per_video_s: float  # of one process
@@ -41,7 +42,13 @@ class Tuned:
     looks: dict[int, float]  # at once → seconds a second of video to see it
     reader: str  # of pictures, the faster one
     settings: dict[str, int]  # keys of `run`
-    rates: dict[str, float | str]  # keys of `rates`, by which reeltable plan reckons
+
+    @property
+    def rates(self) -> dict[str, float | str]:
+        """Keys of `rates`, by which reeltable plan reckons; rounded as a person reads them."""
+        names = ("decode_s_per_video_s", "encode_s_per_video_s", "encode_cpu_s_per_video_s")
+        measured = {name: float(f"{getattr(self, name):.4g}") for name in names}
+        return {"bundle": self.bundle, "device": self.device} | measured
 
 
 def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], None]) -> Tuned:
@@ -74,13 +81,17 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
         model.sight.chunk = best  # type: ignore[union-attr]
     encode_s, encode_cpu_s = _best_of(lambda: model.understand(batches))
     settings = _settings(decode_s, encode_s, device, best, sum(map(len, batches)) / len(batches))
-    rates = {
-        "decode_s_per_video_s": decode_s / video_s,
-        "encode_s_per_video_s": encode_s / video_s,
-        "encode_cpu_s_per_video_s": encode_cpu_s / video_s,
-    }
-    names = {"bundle": spec.name, "device": device}
-    return Tuned(device, video_s, *rates.values(), looks, reader, settings, names | rates)
+    return Tuned(
+        bundle=spec.name,
+        device=device,
+        video_s=video_s,
+        decode_s_per_video_s=decode_s / video_s,
+        encode_s_per_video_s=encode_s / video_s,
+        encode_cpu_s_per_video_s=encode_cpu_s / video_s,
+        looks=looks,
+        reader=reader,
+        settings=settings,
+    )
 
 
 def _decoded(listing: Listing, config: Config, rate_hz: int) -> tuple[list[ClipBatch], float, float]:
