@@ -13,11 +13,12 @@ import ray
 
 from jobs.offline import REQUESTS
 from jobs.sink import with_clips
+from jobs.watcher import Done
 from pipeline.bundles.families.offline import OfflineCaptioner
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
 from pipeline.media.guard import Guard, Limits
-from pipeline.records import MediaError, Unit
+from pipeline.records import ClipBatch, MediaError, Unit
 from pipeline.transport import unpack
 from pipeline.understand import Decoded, Provenance, encode
 
@@ -31,24 +32,6 @@ def unit_table(units: list[Unit]) -> pa.Table:
     """Units as rows that go into the pipeline."""
     texts = pa.array((json.dumps(dataclasses.asdict(u), default=str) for u in units), pa.string())
     return pa.table({"unit": texts}, schema=UNIT)
-
-
-@ray.remote(num_cpus=0)
-class Watcher:
-    """Counts what the stages have finished, for the progress bar and the run's record."""
-
-    def __init__(self) -> None:
-        self.units: dict[str, int] = {}
-        self.seconds: dict[str, float] = {}
-        self.n_failed = 0
-
-    def add(self, stage: str, units: int, seconds: float, n_failed: int = 0) -> None:
-        self.units[stage] = self.units.get(stage, 0) + units
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.n_failed += n_failed
-
-    def read(self) -> tuple[dict[str, int], dict[str, float], int]:
-        return self.units, self.seconds, self.n_failed
 
 
 class DecodeStage:
@@ -66,7 +49,7 @@ class DecodeStage:
             decoded, buffer = self._decode(Unit(**json.loads(text)))
             out["decoded"].append(ray.cloudpickle.dumps(decoded))
             out["batch"].append(buffer)
-            self.watcher.add.remote("decoded", 1, decoded.decode_s)
+            self.watcher.add.remote(Done("decoded", 1, decoded.decode_s))
         return pa.table(out, schema=DECODED)
 
     def _decode(self, unit: Unit) -> tuple[Decoded, bytes | None]:
@@ -125,16 +108,15 @@ class EncodeStage:
         from pipeline.bundles.model import Model
 
         keep_memory()
-        torch.set_num_threads(
-            len(os.sched_getaffinity(0))
-        )  # Ray allots less, and decode seldom fills the rest
+        # Ray allots less, and decode seldom fills the rest.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         started = time.perf_counter()
         self.model = Model(find_bundle(config.bundle), config, device)
         self.provenance, self.watcher = provenance, watcher
-        watcher.add.remote("loaded", 1, time.perf_counter() - started)
+        watcher.add.remote(Done("loaded", 1, time.perf_counter() - started))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         units = []
         for known, buffer in zip(rows.column("decoded"), rows.column("batch"), strict=True):
             decoded: Decoded = ray.cloudpickle.loads(known.as_py())
@@ -145,10 +127,17 @@ class EncodeStage:
         if isinstance(self.model.captioner, OfflineCaptioner):
             asked = [self._requests(d, self.model.captioner) for d in units]
             rows = rows.append_column(REQUESTS, pa.array(asked, pa.list_(pa.string())))
-        self.watcher.add.remote("encoded", len(done), time.perf_counter() - started)
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+        video_s = sum(_video_s(decoded.batch) for decoded in units)
+        self.watcher.add.remote(Done("encoded", len(done), seconds, cpu_s, video_s))
         return rows
 
     def _requests(self, decoded: Decoded, captioner: OfflineCaptioner) -> list[str | None]:
         if decoded.batch is None:
             return []
         return [json.dumps(r) if r is not None else None for r in captioner.requests(decoded.batch)]
+
+
+def _video_s(batch: ClipBatch | None) -> float:
+    """Seconds of video that a unit's clips cover, which may overlap."""
+    return float(batch.end_s.max() - batch.start_s.min()) if batch is not None and len(batch) else 0.0

@@ -182,8 +182,9 @@ def _fill(work: Work, tell: Tell) -> dict[str, str]:
         return {}
     import ray
 
-    from jobs.stages import Watcher, decoded, restarts
+    from jobs.stages import decoded, restarts
     from jobs.training import FeatureStage
+    from jobs.watcher import Watcher
 
     tell(f"decoding {len(todo)} of {len(work.units)} units")
     config = work.decoding

@@ -19,6 +19,7 @@ from ray.train.torch import get_device
 from safetensors.torch import save_file
 from torch import Tensor
 
+from jobs.watcher import Done
 from pipeline.bundles.model import Model, told
 from pipeline.bundles.spec import LearnedSpaceSpec, find_bundle
 from pipeline.bundles.tuned import TunedEncoder, begun
@@ -72,7 +73,7 @@ class FeatureStage:
                 problem = self._keep(decoded.unit, unpack(buffer.as_py()))
             out["unit_id"].append(decoded.unit.unit_id)
             out["problem"].append(problem)
-            self.watcher.add.remote("encoded", 1, 0.0)
+            self.watcher.add.remote(Done("encoded", 1, 0.0))
         return pa.table(out, schema=TOLD)
 
     def _keep(self, unit: Unit, batch: ClipBatch) -> str | None:

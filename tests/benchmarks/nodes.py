@@ -28,7 +28,8 @@ import pyarrow as pa
 
 from jobs.plan import Plan
 from jobs.sink import TableSink, with_clips
-from jobs.stages import DecodeStage, Watcher
+from jobs.stages import DecodeStage
+from jobs.watcher import Done, Watcher
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import load_config
 from pipeline.records import Unit, short_hash
@@ -76,7 +77,7 @@ class SleepingEncode:
             assert memoryview(buffer.as_buffer()).nbytes == int(os.environ[_SIZE])
             time.sleep(self.sleep_s)
         done = [unit_row(d, None, 0, self.sleep_s, self.provenance) for d in units]
-        self.watcher.add.remote("encoded", len(units), len(units) * self.sleep_s)
+        self.watcher.add.remote(Done("encoded", len(units), len(units) * self.sleep_s))
         return with_clips(done, [clips_schema(1).empty_table() for _ in units])
 
 
@@ -136,7 +137,8 @@ def throughput(n_nodes: int, units_a_node: int, folder: Path) -> dict[str, Any]:
 
         def watch() -> None:
             while not stopped.wait(0.2):
-                curve.append((time.perf_counter(), ray.get(watcher.read.remote())[0].get("encoded", 0)))
+                counts, _ = ray.get(watcher.read.remote())
+                curve.append((time.perf_counter(), counts.units.get("encoded", 0)))
 
         thread = threading.Thread(target=watch, daemon=True)
         thread.start()

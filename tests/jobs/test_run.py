@@ -205,7 +205,7 @@ def test_decode_never_runs_inside_the_encoders_process(video_file):
 
     from jobs.plan import make_plan
     from jobs.run import _pipeline
-    from jobs.stages import Watcher
+    from jobs.watcher import Watcher
     from pipeline.sources import list_sources
     from pipeline.tables.ledger import Ledger
     from pipeline.understand import Provenance

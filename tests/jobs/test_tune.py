@@ -24,6 +24,8 @@ def test_what_was_measured_is_written_into_a_config_that_a_run_takes(video_file,
     config = load_config(out)
     assert config.run.looks_at_once == int(best)
     assert config.labels.max_per_space == 2
+    assert (config.rates.bundle, config.rates.device) == ("embedded", "cpu")
+    assert config.rates.decode_s_per_video_s == pytest.approx(found["decode_s_per_video_s"], rel=1e-3)
     # How fast it goes changes no result.
     before = load_config(overrides=["labels.max_per_space=2"])
     assert config.result_digest("x") == before.result_digest("x")
