@@ -40,14 +40,20 @@ app = typer.Typer(
     name="reeltable",
     help="Turn a lake of videos into Parquet tables: what happens in every clip (labels), said in a "
     "sentence (caption), searchable (embedding), with sound and picture on one clock.",
+    epilog="Examples:\n\n"
+    "reeltable demo\n\n"
+    "reeltable run videos/ --out tables\n\n"
+    'reeltable sql tables "select top_label, count(*) from clips group by all"\n\n'
+    "reeltable COMMAND --help has more of each.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 models = typer.Typer(no_args_is_help=True, help="Bundles: the models that a run can use.")
-app.add_typer(models, name="models")
-app.add_typer(submit, name="submit")
-app.add_typer(schedule, name="schedule")
+_RUN, _LOOK, _KEEP, _LEARN, _CLUSTER = "Run", "Look", "Keep", "Models and training", "Cluster"
+app.add_typer(models, name="models", rich_help_panel=_LEARN)
+app.add_typer(submit, name="submit", rich_help_panel=_CLUSTER)
+app.add_typer(schedule, name="schedule", rich_help_panel=_CLUSTER)
 
 Inputs = Annotated[
     list[str],
@@ -176,7 +182,7 @@ def _version(
         raise typer.Exit(Exit.OK)
 
 
-@app.command()
+@app.command(rich_help_panel=_RUN)
 def run(
     context: typer.Context,
     inputs: Inputs,
@@ -346,14 +352,17 @@ def _print_report(report: Any, out_dir: str) -> None:
     )
     if report.n_failed:
         from jobs.status import failures_of
+        from pipeline.remedies import remedy
 
         told = failures_of(out_dir, report.run_id) if err.instead is None else []  # a log has told each
-        for message in told[:_MOST_FAILURES]:
+        for code, message in told[:_MOST_FAILURES]:
             err.print(f"failed: {message}")
+        for code in dict.fromkeys(code for code, _ in told):
+            err.print(f"{code}: {remedy(code).partition('. ')[0].rstrip('.')}.")
         out.print(f"Why units failed stands in {out_dir}/failures", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=_RUN)
 def plan(
     inputs: Inputs,
     out_dir: OutDir,
@@ -443,7 +452,7 @@ def _print_plan(made: Any, takes: list[str]) -> None:
         out.print(line, highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def status(directory: Directory, as_json: AsJson = False) -> None:
     """What is in the tables of DIR: done, failed, and how fast the last run was."""
     from jobs.status import read_status
@@ -465,7 +474,7 @@ def status(directory: Directory, as_json: AsJson = False) -> None:
         out.print(f"last run {last['run_id']}: {last['wall_s']:.1f} s{rate}", highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def probe(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A path or URL.")],
     config_file: ConfigFile = None,
@@ -513,7 +522,7 @@ def _fact(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else escape(str(value))
 
 
-@app.command()
+@app.command(rich_help_panel=_RUN)
 def demo(
     out_dir: OutDir = "demo_out",
     overrides: Overrides = None,
@@ -535,7 +544,7 @@ def demo(
     raise typer.Exit(_exit_code(report, None))
 
 
-@app.command()
+@app.command(rich_help_panel=_LOOK)
 def sql(
     directory: Directory,
     question: Annotated[str, typer.Argument(metavar="SQL", help="A select over the four tables.")],
@@ -565,7 +574,7 @@ def sql(
         out.print(table)
 
 
-@app.command()
+@app.command(rich_help_panel=_KEEP)
 def compact(
     directory: Directory,
     target_mb: Annotated[float, typer.Option(min=0.001, help="Size of a merged file.")] = 128.0,
@@ -586,7 +595,7 @@ def compact(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=_KEEP)
 def vacuum(
     directory: Directory,
     grace_h: Annotated[
@@ -611,7 +620,7 @@ def vacuum(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=_KEEP)
 def forget(
     directory: Directory,
     videos: Annotated[
@@ -686,7 +695,7 @@ def models_show(name: str, as_json: AsJson = False) -> None:
     out.print(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True), highlight=False)
 
 
-@app.command()
+@app.command(rich_help_panel=_LEARN)
 def evaluate(
     target: Annotated[
         str | None,
@@ -846,7 +855,7 @@ def _evaluate_manifest(
         raise typer.Exit(Exit.SOME_FAILED if found.n else Exit.JOB_FAILED)
 
 
-@app.command()
+@app.command(rich_help_panel=_LEARN)
 def tune(
     inputs: Inputs,
     config_file: ConfigFile = None,
@@ -897,7 +906,7 @@ def tune(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=_LEARN)
 def train(
     config_file: Annotated[
         str, typer.Argument(metavar="CONFIG", help="A YAML file; configs/train has an example.")

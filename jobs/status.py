@@ -59,12 +59,12 @@ def read_status(directory: str) -> Status:
     )
 
 
-def failures_of(directory: str, run_id: str) -> list[str]:
-    """What went wrong in one run, a message a unit."""
+def failures_of(directory: str, run_id: str) -> list[tuple[str, str]]:
+    """What went wrong in one run: code and message of each unit."""
     store = Store(directory)
     rows = [
         row
         for file in store.names("failures", ".parquet")
-        for row in store.read_table(file, ["run_id", "message"]).to_pylist()
+        for row in store.read_table(file, ["run_id", "code", "message"]).to_pylist()
     ]
-    return [row["message"] for row in rows if row["run_id"] == run_id]
+    return [(row["code"], row["message"]) for row in rows if row["run_id"] == run_id]
