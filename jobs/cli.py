@@ -355,7 +355,7 @@ def _print_report(report: Any, out_dir: str) -> None:
         from pipeline.remedies import remedy
 
         told = failures_of(out_dir, report.run_id) if err.instead is None else []  # a log has told each
-        for code, message in told[:_MOST_FAILURES]:
+        for _, message in told[:_MOST_FAILURES]:
             err.print(f"failed: {message}")
         for code in dict.fromkeys(code for code, _ in told):
             err.print(f"{code}: {remedy(code).partition('. ')[0].rstrip('.')}.")
