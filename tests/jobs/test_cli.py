@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-import shlex
-from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import typer
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from jobs.cli import _print_report, app
 from pipeline.tables.commit import commit
 from pipeline.tables.lease import lease
 from pipeline.tables.publish import publish
@@ -20,7 +18,6 @@ from tests.media_factory import flash_and_click
 from tests.pipeline.tables.rows import DAY, clips, commit_video, unit, units
 
 cli = CliRunner()
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def call(*arguments):
@@ -213,30 +210,26 @@ def test_no_error_repeats_a_secret_that_a_url_holds(arguments, tmp_path, video_f
     assert not (tmp_path / "t").exists()
 
 
-def commands_of(page):
-    """Every `reeltable …` line of a page's shell blocks, as its arguments."""
-    for block in re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-        for line in block.splitlines():
-            for part in re.split(r" && | > ", line):
-                words = shlex.split(part, comments=True)
-                if words[:1] == ["reeltable"]:
-                    yield words[1:]
+def test_failures_are_told_with_what_their_code_means(tables, capsys):
+    counted = dict.fromkeys(("n_clips", "n_videos", "n_done", "n_empty", "n_done_before"), 0)
+    times = dict.fromkeys(("wall_s", "video_s", "plan_s", "start_s", "decode_s", "encode_s"), 0.0)
+    report = {"state": "succeeded", "run_id": "r", "n_failed": 1, "commit_s": 0.0}
+    _print_report(SimpleNamespace(**counted, **times, **report), tables.root)
+    failed, why = capsys.readouterr().err.splitlines()
+    assert failed == "failed: /v.mp4: no"
+    assert why.startswith("not_media: No media container: ")
+    assert why.endswith("index was written.")  # its first sentence alone
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/cluster.md"])
-def test_every_command_of_the_docs_is_one_that_there_is(page):
-    root = typer.main.get_command(app)
-    found = list(commands_of(ROOT / page))
-    assert len(found) > 5
-    for words in found:
-        command = root
-        while hasattr(command, "commands"):
-            command, words = command.commands[words[0]], words[1:]
-        parameters = command.make_context("reeltable", words).params
-        if "arguments" in parameters:  # of `run`, passed on
-            root.commands["run"].make_context("reeltable run", [*parameters["arguments"]])
+def test_help_has_a_place_for_every_verb_and_examples():
+    helped = call("--help")[1]
+    command = typer.main.get_command(app)
+    panels = {name: verb.rich_help_panel for name, verb in command.commands.items()}
+    assert set(panels.values()) == {"Run", "Look", "Keep", "Models and training", "Cluster"}
+    assert "Parquet" in helped
+    assert "reeltable run videos/ --out tables" in helped
+    assert "--install-completion" in helped
 
 
-def test_help_and_version():
-    assert "Parquet" in call("--help")[1]
+def test_version():
     assert call("--version")[1].startswith("reeltable ")
