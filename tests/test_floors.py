@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,10 @@ def test_some_packages_never_enter(package):
     for file in files_of(package):
         roots = {name.split(".")[0] for name in imports_of(file)}
         assert not roots & FORBIDDEN[package], f"{file.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("module", ["jobs.run", "jobs.stages", "jobs.cli", "pipeline.understand"])
+def test_torch_is_loaded_by_processes_that_encode_and_by_no_other(module):
+    """It costs seconds and hundreds of MB, which the driver and each decoder would pay for nothing."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
