@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 from pipeline.browse.snapshot import Snapshot
 
 _SHOWN_APART = ("labels", "words", "embedding", "caption", "transcript")
+_MOST_CHIPS = 6
 _IN_A_NAME = 80  # characters of a text where it names something to a screen reader
 
 
@@ -39,6 +40,14 @@ class Card:
     is_partial: bool
     facts: tuple[tuple[str, str], ...]  # every other column that says something
     cosine: float | None = None
+
+    @property
+    def chips(self) -> list[Label]:
+        """The surest labels, each name once, whichever vocabularies have it."""
+        names: dict[str, Label] = {}
+        for label in self.labels:
+            names.setdefault(label.name.lower(), label)
+        return list(names.values())[:_MOST_CHIPS]
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ from pipeline.records import MediaError, MediaInfo, short_hash
 T = TypeVar("T")
 MOST_BYTES = 256 * 2**20
 _MOST_FACTS = 10_000  # videos whose headers, and clips whose refusals, are remembered
+_STILL_PX = 216  # of the short side: sharp on a page's cards
 _STILL_LIMITS = Limits(deadline_s=20.0, memory_mb=2048)
 _EXCERPT_LIMITS = Limits(deadline_s=60.0, memory_mb=2048)
 _PROBE_LIMITS = Limits(deadline_s=20.0, memory_mb=1024)
@@ -46,7 +47,7 @@ class Workshop:
 
     def still(self, clip_id: str, uri: str, at_s: float) -> bytes:
         """A JPEG of the clip's picture at that second."""
-        return self._made("still", clip_id, self._stills, lambda p: p.still(uri, at_s))
+        return self._made("still", clip_id, self._stills, lambda p: p.still(uri, at_s, _STILL_PX))
 
     def excerpt(self, clip_id: str, uri: str, start_s: float, end_s: float) -> bytes:
         """A small MP4 of the clip."""

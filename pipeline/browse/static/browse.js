@@ -1,7 +1,5 @@
 // Playing a clip within its seconds, and keeping ticks in the page's address.
 
-const heard = document.getElementById("heard");
-
 // --- playing -----------------------------------------------------------------------------------
 
 document.addEventListener("click", (event) => {
@@ -30,6 +28,8 @@ function show(clip, button, how) {
   video.controls = true;
   video.playsInline = true;
   video.tabIndex = 0;
+  const still = button.querySelector("img");
+  if (still) video.poster = still.src;
   video.setAttribute("aria-label", button.getAttribute("aria-label").replace(/^Play /, ""));
   const span = { start: 0, end: 0 };
   const put = (part) => {
@@ -38,7 +38,9 @@ function show(clip, button, how) {
     video.dataset.start = part.start_s;
     video.dataset.end = part.end_s;
     video.src = part.url;
+    if (clip.dataset.from === "excerpt") say(clip, "A preview is being made…", true);
   };
+  video.addEventListener("loadeddata", () => say(clip, ""));
   video.addEventListener("loadedmetadata", () => {
     video.currentTime = span.start;
     video.play().catch(() => {}); // a browser that plays nothing unasked shows its own button
@@ -76,7 +78,6 @@ function show(clip, button, how) {
     }
   });
   clip.dataset.from = how.from;
-  if (how.from === "excerpt") heard.textContent = "A preview is being made.";
   put(how);
   const hadFocus = document.activeElement === button;
   button.replaceWith(video);
@@ -89,8 +90,10 @@ function pauseOthers(video) {
   for (const other of place.querySelectorAll("video")) if (other !== video) other.pause();
 }
 
-function say(clip, text) {
-  clip.querySelector(".problem").textContent = text;
+function say(clip, text, isCalm = false) {
+  const line = clip.querySelector(".problem");
+  line.textContent = text;
+  line.classList.toggle("calm", isCalm);
 }
 
 // --- ticks -------------------------------------------------------------------------------------
@@ -105,8 +108,7 @@ document.addEventListener("change", (event) => {
   if (!box.matches(".tick input")) return;
   if (box.checked && ticked.size >= Number(bar.dataset.most)) {
     box.checked = false;
-    heard.textContent = `No more than ${bar.dataset.most} clips can be ticked.`;
-    say(box.closest(".clip"), heard.textContent);
+    say(box.closest(".clip"), `No more than ${bar.dataset.most} clips can be ticked.`);
     return;
   }
   if (box.checked) ticked.add(box.value);
