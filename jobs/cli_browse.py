@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import sys
@@ -11,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from jobs.console import AsJson, Exit, err, fail, out, print_json
+from jobs.console import AsJson, Exit, err, fail, out
 
 _NEEDED = ("starlette", "uvicorn", "jinja2")
 _ADDRESS = "127.0.0.1"  # never another: the page asks nobody who they are
@@ -60,7 +61,7 @@ def _serve(directory: str, port: int, is_alone: bool, as_json: bool) -> None:
         fail(f"--port {port}: cannot listen there: {e.strerror}", Exit.JOB_FAILED)
     url = f"http://{_ADDRESS}:{listener.getsockname()[1]}/"
     if as_json:
-        print_json({"url": url})
+        print(json.dumps({"url": url}))  # one line: who reads it must not wait for our end
     else:
         out.print(f"{url}  (Ctrl-C ends it)", highlight=False)
     sys.stdout.flush()

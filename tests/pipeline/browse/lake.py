@@ -59,7 +59,7 @@ def plain_clips():
     return [
         clip(0, "A dog on a lawn.", [("dog", 0.6, "objects"), ("Bark", 0.7, "audioset")], near=0.0),
         clip(1, "A DOG runs; 100% sure.", [("dog", 0.95, "objects")], near=0.1),
-        clip(2, "A garden.", [], near=0.9, transcript="Where is the dog?"),
+        clip(2, "A garden.", [], near=0.3, transcript="Where is the dog?"),
     ]
 
 
