@@ -58,7 +58,7 @@ def _serve(directory: str, port: int, is_alone: bool, as_json: bool) -> None:
     try:
         listener = socket.create_server((_ADDRESS, port), backlog=128)
     except OSError as e:
-        fail(f"--port {port}: cannot listen there: {e.strerror}", Exit.JOB_FAILED)
+        fail(f"--port {port}: cannot listen there: {os.strerror(e.errno or 0)}", Exit.JOB_FAILED)
     url = f"http://{_ADDRESS}:{listener.getsockname()[1]}/"
     if as_json:
         print(json.dumps({"url": url}))  # one line: who reads it must not wait for our end
@@ -81,4 +81,6 @@ def _serve(directory: str, port: int, is_alone: bool, as_json: bool) -> None:
 
 def _has_screen() -> bool:
     """Whether a browser would open beside the terminal rather than in it."""
-    return sys.platform != "linux" or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return sys.platform != "linux" or bool(
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    )

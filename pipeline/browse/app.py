@@ -1,4 +1,4 @@
-"""The page's server: what it answers to which address. Reads only, and opens files by the tables' word alone."""
+"""The page's server: what it answers to which address. It reads only, and opens files by the tables' word."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from typing import IO, Any
 import jinja2
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    HTMLResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
@@ -253,9 +259,7 @@ class _Browser:
         snapshot = self.snapshots.latest
         row = snapshot.row_of(request.path_params["clip_id"])
         columns = ["clip_id", "video_id", "uri", "start_s", "end_s", "status"]
-        return (
-            None if row is None else snapshot.clips.select(columns).slice(row, 1).to_pylist()[0]
-        )
+        return None if row is None else snapshot.clips.select(columns).slice(row, 1).to_pylist()[0]
 
     def _html(self, template: str, values: dict[str, Any], status: int = 200) -> Response:
         return HTMLResponse(self._templates.get_template(template).render(values), status)
@@ -271,7 +275,7 @@ def _ticked(request: Request) -> list[str]:
 
 
 def _page_number(text: str | None) -> int:
-    if text and not (text.isascii() and text.isdigit() and 0 < int(text[:9]) and len(text) < 10):
+    if text and not (text.isascii() and text.isdigit() and int(text[:9]) > 0 and len(text) < 10):
         raise AskedWrongly(f"page {text[:40]!r}: expected a number from 1")
     return int(text or 1)
 

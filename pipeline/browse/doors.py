@@ -48,9 +48,7 @@ class Doors:
 
 def _refusal(scope: Scope) -> ASGIApp | None:
     if scope["method"] not in ("GET", "HEAD"):
-        return PlainTextResponse(
-            "only GET and HEAD", status_code=405, headers={"allow": "GET, HEAD"}
-        )
+        return PlainTextResponse("only GET and HEAD", status_code=405, headers={"allow": "GET, HEAD"})
     headers = Headers(scope=scope)
     # Another site may link to us, but not make us work for it in its own pages.
     site, mode = headers.get("sec-fetch-site", "none"), headers.get("sec-fetch-mode", "navigate")

@@ -1,8 +1,8 @@
 """The files that the rows were made of, opened by what a table says of them and by nothing else.
 
-A row names its file by URI, and by `video_id`, a hash of the URI and of the content's version. A file is opened
-first and looked at then, through what was opened: where it is no regular file, or another one than the rows were
-made of (replaced, or a link that leads elsewhere now), it is refused.
+A row names its file by URI, and by `video_id`, a hash of the URI and of the content's version. A file is
+opened first and looked at then, through what was opened: where it is no regular file, or another one than the
+rows were made of (replaced, or a link that leads elsewhere now), it is refused.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def check_original(uri: str, video_id: str) -> None:
 def browser_type(uri: str, info: MediaInfo) -> str | None:
     """The media type under which any browser plays the file as it is; None where some cannot.
 
-    Sound and picture formats are those that Chromium, Firefox and Safari have in common, and the file's clock has
-    to begin where ours does.
+    Formats are those that Chromium, Firefox and Safari have in common, and the file's clock has to begin where
+    ours does.
     """
     if abs(info.origin_s) > _NEAR_ZERO_S:
         return None

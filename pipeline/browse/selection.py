@@ -88,9 +88,7 @@ def rows_of(
 def count_of(snapshot: Snapshot, selection: Selection) -> tuple[int, int]:
     """How many clips, of how many videos."""
     matching, parameters = _matching(selection)
-    (found,) = snapshot.ask(
-        f"select count(*), count(distinct video_id) from ({matching})", parameters
-    )
+    (found,) = snapshot.ask(f"select count(*), count(distinct video_id) from ({matching})", parameters)
     return int(found[0]), int(found[1])
 
 

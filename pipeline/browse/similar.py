@@ -6,7 +6,9 @@ import numpy as np
 
 from pipeline.browse.snapshot import Snapshot
 
-MOST_COMPARED = 200_000  # clips; of 384 numbers they are 300 MB, and a question takes a tenth of a second
+MOST_COMPARED = (
+    200_000  # clips; of 384 numbers they are 300 MB, and a question takes a tenth of a second
+)
 
 
 def nearest(

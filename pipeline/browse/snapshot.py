@@ -70,7 +70,9 @@ class Snapshot:
     @cached_property
     def spaces(self) -> list[tuple[str, int]]:
         """Vocabularies, and in how many clips each has a label."""
-        counted = "select space, count(distinct row) as n from labels group by space order by n desc, space"
+        counted = (
+            "select space, count(distinct row) as n from labels group by space order by n desc, space"
+        )
         return [(str(space), int(n)) for space, n in self.ask(counted)]
 
     @cached_property

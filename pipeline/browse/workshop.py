@@ -1,4 +1,4 @@
-"""Stills and excerpts on demand: made once, in guarded processes, kept in a folder that does not grow for ever."""
+"""Stills and excerpts on demand: made once, in guarded processes, kept in a folder of bounded size."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ class _Remembered(OrderedDict[str, T]):
 class _Bench:
     """One tool on one thread, which serves one after the other.
 
-    A guard's process dies with the thread that started it, so that this cannot be a pool's. A daemon: who closes
-    the page does not wait for an excerpt that nobody will see.
+    A guard's process dies with the thread that started it, so that this cannot be a pool's. A daemon: who ends
+    the server does not wait for an excerpt that nobody will see.
     """
 
     def __init__(self, name: str, make_tool: Callable[[], Any]) -> None:

@@ -44,11 +44,15 @@ def make_lake(root: Path) -> tuple[str, dict[str, str]]:
     add_video(store, paths["plain"], plain_clips())
     add_video(store, paths["film"], [clip(0, "A cat asleep.", [("cat", 0.8, "objects")], near=0.2)])
     add_video(
-        store, paths["hostile"], [clip(0, ENDLESS, [(HOSTILE, 0.5, "objects"), ("dog", 0.3, "actions")])]
+        store,
+        paths["hostile"],
+        [clip(0, ENDLESS, [(HOSTILE, 0.5, "objects"), ("dog", 0.3, "actions")])],
     )
     add_video(store, paths["new"], [clip(0, "A new kind of film.", [], near=None)], FIRST_DAY)
-    add_video(store, paths["torn"], [clip(0, "=HYPERLINK(\"http://x\")", [("-1+1", 0.9, "objects")])])
-    many = [clip(i, f"Clip {i} of a file that is gone.", [("bird", 0.5, "objects")]) for i in range(MANY)]
+    add_video(store, paths["torn"], [clip(0, '=HYPERLINK("http://x")', [("-1+1", 0.9, "objects")])])
+    many = [
+        clip(i, f"Clip {i} of a file that is gone.", [("bird", 0.5, "objects")]) for i in range(MANY)
+    ]
     add_video(store, paths["gone"], many, FIRST_DAY)
     publish(store, LAST_DAY)
     return str(out), {name: video_id_of(path) for name, path in paths.items()}
@@ -86,7 +90,12 @@ def clip(index, caption, labels, *, near: float | None = 0.5, transcript=None, s
 
 
 def add_video(
-    store: Store, path: Path | str, clips: Iterable[dict], dt: str = LAST_DAY, run_id: str = "r1", **more
+    store: Store,
+    path: Path | str,
+    clips: Iterable[dict],
+    dt: str = LAST_DAY,
+    run_id: str = "r1",
+    **more,
 ) -> None:
     """Commit a file's clips; `more` stands in every row in place of what is."""
     source = list_sources([str(path)]).sources[0]

@@ -104,7 +104,9 @@ def test_a_page_is_a_part_of_the_whole(snapshot):
 
 
 def test_an_address_says_the_selection_and_is_read_back():
-    selection = Selection("dog", "objects", 0.25, "a & b", "x.mp4", FIRST_DAY, LAST_DAY, 3.0, 1e7, "time")
+    selection = Selection(
+        "dog", "objects", 0.25, "a & b", "x.mp4", FIRST_DAY, LAST_DAY, 3.0, 1e7, "time"
+    )
     assert selection.parameters()["start_from"] == "3"
     assert Selection.parse(selection.parameters()) == selection
     assert Selection.parse({"unknown": "1"}).parameters() == {}

@@ -39,7 +39,9 @@ def test_the_folder_never_holds_more_than_it_may(tmp_path):
 def test_what_is_asked_for_by_many_at_once_is_made_once(workshop, video_file, monkeypatch):
     made = []
     real = type(workshop._kept).put
-    monkeypatch.setattr(type(workshop._kept), "put", lambda self, *a: (made.append(a[0]), real(self, *a)))
+    monkeypatch.setattr(
+        type(workshop._kept), "put", lambda self, *a: (made.append(a[0]), real(self, *a))
+    )
     with ThreadPoolExecutor(4) as pool:
         stills = list(pool.map(lambda _: workshop.still("c", str(video_file), 1.0), range(4)))
     assert len({*stills}) == 1
@@ -115,7 +117,8 @@ def test_an_object_of_a_store_is_read_while_it_is_the_same(video_file):
 
 
 @pytest.mark.parametrize(
-    "uri", ["local:///etc/passwd", "simplecache::s3://b/k", "zip://a::/etc/passwd", "data:///x", "ftp://h/x"]
+    "uri",
+    ["local:///etc/passwd", "simplecache::s3://b/k", "zip://a::/etc/passwd", "data:///x", "ftp://h/x"],
 )
 def test_other_ways_to_a_file_are_not_opened(uri):
     with pytest.raises(RefusedError, match="not opened"):
