@@ -43,6 +43,7 @@ from pipeline.browse.view import address, cards_of, shortened
 from pipeline.browse.workshop import Workshop
 from pipeline.media.preview import MAX_EXCERPT_S
 from pipeline.records import MediaError
+from pipeline.sources import without_secrets
 from pipeline.tables.store import TableError
 
 PAGE_SIZE = 24
@@ -96,7 +97,10 @@ class _Browser:
             lstrip_blocks=True,
         )
         self._templates.filters["shortened"] = shortened
-        self._templates.globals["most_ticked"] = MOST_TICKED
+        self._templates.globals |= {
+            "most_ticked": MOST_TICKED,
+            "directory": without_secrets(directory),
+        }
 
     def page(self, request: Request) -> Response:
         """The clips of a selection, or those like one, of the newest snapshot."""
@@ -245,7 +249,7 @@ class _Browser:
         return media_response(request, io.BytesIO(made), len(made), "video/mp4", clip_id)
 
     def trouble(self, status: int, message: str) -> Response:
-        return self._html("trouble.html", {"message": message}, status)
+        return self._html("trouble.html", {"message": without_secrets(message)}, status)
 
     def _made(self, clip: dict[str, Any], make: Callable[[], bytes]) -> bytes | str:
         """What is made of a clip's file, or why nothing can be."""

@@ -18,15 +18,15 @@ from jobs import cli_browse
 from jobs.cli import app
 from pipeline.tables.publish import publish
 from pipeline.tables.store import Store
-from tests.pipeline.browse.lake import LAST_DAY, add_video, clip
+from tests.pipeline.browse.lake import LAST_DAY, add_video, clip, clip_id_of, video_id_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def out(tmp_path):
+def out(tmp_path, video_file):
     store = Store(str(tmp_path / "tables"))
-    add_video(store, tmp_path / "a.mp4", [clip(0, "A flash.", [])])
+    add_video(store, video_file, [clip(0, "A flash.", [])])
     publish(store, LAST_DAY)
     return store.root
 
@@ -36,20 +36,23 @@ def invoke(*arguments):
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, stop):
+def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, video_file, stop):
     env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "jobs", "browse", out, "--json"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    with subprocess.Popen(command, env=env, text=True, **pipes) as process:
+    with subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes) as process:
         url = json.loads(process.stdout.readline())["url"]
         with urllib.request.urlopen(url) as answer:
             assert b"A flash." in answer.read()
+        still = f"clips/{clip_id_of(video_id_of(video_file), 0)}/still.jpg"
+        with urllib.request.urlopen(url + still) as answer:
+            assert answer.headers["content-type"] == "image/jpeg"
         port = int(url.split(":")[-1].strip("/"))
         assert url == f"http://127.0.0.1:{port}/"
         assert list(tmp_path.glob("reeltable-browse-*"))
         elsewhere = socket.socket()
         assert elsewhere.connect_ex((_other_address(), port)) != 0
-        process.send_signal(stop)
+        os.killpg(process.pid, stop)  # a terminal's Ctrl-C reaches all that were started
         told = process.communicate(timeout=20)
     assert process.returncode == 0
     assert told == ("", "stopped\n")
