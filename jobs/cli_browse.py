@@ -73,6 +73,7 @@ def _serve(directory: str, port: int, is_alone: bool, as_json: bool) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,
+        http="h11",
         ws="none",
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )

@@ -112,7 +112,6 @@ class _Browser:
             **selection.parameters(),
             "like": asked.get("like"),
             "others": asked.get("others"),
-            "ticked": ",".join(ticked),
         }
         shown = self._similar(snapshot, state) if state["like"] else None
         shown = shown or self._results(snapshot, selection, _page_number(asked.get("page")))

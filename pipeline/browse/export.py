@@ -27,10 +27,12 @@ def csv_lines(snapshot: Snapshot, rows: Sequence[int]) -> Iterator[str]:
     """
     columns = [name for name in snapshot.clips.column_names if name not in _NOT_IN_CSV]
     table = snapshot.clips.select(columns)
+    is_single = [pa.types.is_float32(field.type) for field in table.schema]
     yield "\ufeff" + _line(columns)
     for first in range(0, len(rows), _ROWS_AT_ONCE):
         some = table.take(pa.array(rows[first : first + _ROWS_AT_ONCE], pa.int64()))
-        yield "".join(_line([_cell(value) for value in row.values()]) for row in some.to_pylist())
+        rows_of_cells = (map(_cell, row.values(), is_single) for row in some.to_pylist())
+        yield "".join(_line(list(cells)) for cells in rows_of_cells)
 
 
 def write_parquet(snapshot: Snapshot, rows: Sequence[int], file: IO[bytes]) -> None:
@@ -46,7 +48,9 @@ def safe_text(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) or text.startswith(_FORMULA) else text
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: Any, is_single: bool) -> Any:
+    if is_single and value is not None:
+        return float(f"{value:.7g}")  # as many digits as a float32 has
     if isinstance(value, str):
         return safe_text(value)
     if isinstance(value, list):

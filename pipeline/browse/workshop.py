@@ -5,19 +5,21 @@ from __future__ import annotations
 import queue
 import tempfile
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.config import Config
+from pipeline.config import AudioConfig, LimitConfig
 from pipeline.media.guard import Guard, Limits
 from pipeline.media.preview import Previewer
 from pipeline.records import MediaError, MediaInfo, short_hash
 
 T = TypeVar("T")
 MOST_BYTES = 256 * 2**20
+_AGAIN_AFTER_S = 60.0  # it may have been the network's fault, or a busy moment's
 _MOST_FACTS = 10_000  # videos whose headers, and clips whose refusals, are remembered
 _STILL_PX = 216  # of the short side: sharp on a page's cards
 _STILL_LIMITS = Limits(deadline_s=20.0, memory_mb=2048)
@@ -31,13 +33,13 @@ class Workshop:
     Stills, excerpts and headers each have a process of their own, so that none waits for another kind.
 
     Raises (every method):
-        MediaError: the file cannot be read, or has nothing there; told again without another try.
+        MediaError: the file cannot be read, or has nothing there; for a minute it is not tried again.
     """
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="reeltable-browse-")
         self._kept = Kept(Path(self._folder.name), most_bytes)
-        self._refused = _Remembered[tuple[str, str, str]](_MOST_FACTS)
+        self._refused = _Remembered[tuple[float, MediaError]](_MOST_FACTS)
         self._facts = _Remembered[MediaInfo](_MOST_FACTS)
         self._stills = _Bench("stills", lambda: Previewer(_STILL_LIMITS))
         self._excerpts = _Bench("excerpts", lambda: Previewer(_EXCERPT_LIMITS))
@@ -55,13 +57,13 @@ class Workshop:
 
     def facts(self, video_id: str, uri: str) -> MediaInfo:
         """What the file's headers say."""
-        config = Config()
+        track, limits = AudioConfig().track, LimitConfig()
 
         def probe(guard: Any) -> MediaInfo:
             if (known := self._facts.get(video_id)) is not None:
                 return known
             info: MediaInfo
-            info, _ = guard.call(uri, config.audio.track, config.limits)
+            info, _ = guard.call(uri, track, limits)
             self._facts.put(video_id, info)
             return info
 
@@ -85,12 +87,13 @@ class Workshop:
         return self._kept.get(name) or self._tried(name, lambda: bench.do(once))
 
     def _tried(self, name: str, work: Callable[[], T]) -> T:
-        if (known := self._refused.get(name)) is not None:
-            raise MediaError(*known)
+        at_s, refusal = self._refused.get(name, (0.0, None))
+        if refusal is not None and time.monotonic() - at_s < _AGAIN_AFTER_S:
+            raise MediaError(refusal.failure.stage, refusal.failure.code, refusal.failure.message)
         try:
             return work()
         except MediaError as e:
-            self._refused.put(name, (e.failure.stage, e.failure.code, e.failure.message))
+            self._refused.put(name, (time.monotonic(), e))
             raise
 
 

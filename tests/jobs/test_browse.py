@@ -35,13 +35,14 @@ def invoke(*arguments):
     return CliRunner().invoke(app, ["browse", *arguments])
 
 
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, video_file, stop):
+@pytest.mark.parametrize(("stop", "how"), [(signal.SIGINT, "--json"), (signal.SIGTERM, "--no-open")])
+def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, video_file, stop, how):
     env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-m", "jobs", "browse", out, "--json"]
+    command = [sys.executable, "-m", "jobs", "browse", out, how]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen(command, env=env, text=True, start_new_session=True, **pipes) as process:
-        url = json.loads(process.stdout.readline())["url"]
+        line = process.stdout.readline()
+        url = json.loads(line)["url"] if how == "--json" else line.split()[0]
         with urllib.request.urlopen(url) as answer:
             assert b"A flash." in answer.read()
         still = f"clips/{clip_id_of(video_id_of(video_file), 0)}/still.jpg"

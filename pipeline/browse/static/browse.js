@@ -123,7 +123,6 @@ document.addEventListener("change", (event) => {
 function keep() {
   const ids = [...ticked].join(",");
   history.replaceState(null, "", withTicks(location.href, ids));
-  for (const link of document.querySelectorAll("a[data-keep]")) link.href = withTicks(link.href, ids);
   for (const link of bar.querySelectorAll("a[data-export]")) link.href = withTicks(link.href, ids);
   const field = document.querySelector(".filters input[name=ticked]");
   if (field) {
@@ -132,6 +131,14 @@ function keep() {
   }
   bar.hidden = !ids;
   bar.querySelector(".count").textContent = ticked.size;
+}
+
+// A link takes the ticks along when somebody turns to it: on all links at once they could be megabytes.
+for (const turn of ["pointerover", "focusin", "click"]) {
+  document.addEventListener(turn, (event) => {
+    const link = event.target.closest("a[data-keep]");
+    if (link) link.href = withTicks(link.href, [...ticked].join(","));
+  }, true);
 }
 
 function withTicks(href, ids) {

@@ -21,28 +21,35 @@ HOSTILE_NAME = "مرحبا <img src=x onerror=alert(1)> \"q\" & 'p'.webm"
 HOSTILE = "<script>alert('x')</script> \"><b>bold</b> \u202eقلب "
 ENDLESS = HOSTILE + "many words and " * 270  # more than 4,000 characters
 MANY = 30
+N_CLIPS, N_VIDEOS = MANY + 9, 7
 
 
 def make_lake(root: Path) -> tuple[str, dict[str, str]]:
-    """The tables' directory, and video ids by name: plain, film, hostile, new, torn, gone."""
+    """The tables' directory, and video ids by name: plain, film, hostile, new, sound, torn, gone."""
     videos, out = root / "videos", root / "tables"
     videos.mkdir(parents=True)
     flash_and_click(videos / "plain.mp4", seconds=12.0)
     flash_and_click(videos / "film.mkv", seconds=8.0)
     flash_and_click(videos / HOSTILE_NAME, seconds=4.0, vcodec="libvpx", acodec="libopus")
     flash_and_click(videos / "new.mp4", seconds=4.0, vcodec="libx265")
+    flash_and_click(videos / "sound.m4a", seconds=4.0, vcodec=None)
     (videos / "torn.mp4").write_bytes(b"\0\0\0\x18ftypisom" + b"torn" * 500)
     paths = {
         "plain": videos / "plain.mp4",
         "film": videos / "film.mkv",
         "hostile": videos / HOSTILE_NAME,
         "new": videos / "new.mp4",
+        "sound": videos / "sound.m4a",
         "torn": videos / "torn.mp4",
         "gone": videos / "gone.mp4",
     }
     store = Store(str(out))
     add_video(store, paths["plain"], plain_clips())
-    add_video(store, paths["film"], [clip(0, "A cat asleep.", [("cat", 0.8, "objects")], near=0.2)])
+    asleep = clip(0, "A cat asleep.", [("cat", 0.8, "objects")], near=0.2)
+    awake = clip(1, "A cat awake.", [("cat", 0.7, "objects")], near=0.4)
+    add_video(store, paths["film"], [asleep, awake])
+    heard = clip(0, "Rain heard.", [("Rain", 0.9, "audioset")], has_video=False)
+    add_video(store, paths["sound"], [heard], FIRST_DAY)
     add_video(
         store,
         paths["hostile"],
@@ -67,7 +74,7 @@ def plain_clips():
     ]
 
 
-def clip(index, caption, labels, *, near: float | None = 0.5, transcript=None, status="ok"):
+def clip(index, caption, labels, *, near: float | None = 0.5, **more):
     """Part of a row; `near` is the angle of its embedding, in radians."""
     embedding = None
     if near is not None:
@@ -78,15 +85,14 @@ def clip(index, caption, labels, *, near: float | None = 0.5, transcript=None, s
         "start_s": 4.0 * index,
         "end_s": 4.0 * index + 4.0,
         "caption": caption,
-        "transcript": transcript,
-        "status": status,
+        "status": "ok",
         "has_video": True,
         "embedding": None if embedding is None else embedding.tolist(),
         "labels": [
             {"label": name, "score": score, "space": space, "modality": "video"}
             for name, score, space in labels
         ],
-    }
+    } | more
 
 
 def add_video(

@@ -15,8 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.browse.app import MOST_TICKED
 from tests.browser import chromium, visit
-from tests.pipeline.browse.lake import MANY, clip_id_of
+from tests.pipeline.browse.lake import MANY, N_VIDEOS, clip_id_of
 
 __all__ = ["chromium"]
 ROOT = Path(__file__).resolve().parents[3]
@@ -72,7 +73,9 @@ def test_filters_are_typed_and_stand_in_the_address(chromium, url):
         seen.page.get_by_role("link", name="By time").click()
         assert captions(seen.page)[0] == "A dog on a lawn."
         seen.page.get_by_role("link", name="Clear").click()
-        assert seen.page.get_by_role("status").filter(has_text="clips of 6 videos").count() == 1
+        assert (
+            seen.page.get_by_role("status").filter(has_text=f"clips of {N_VIDEOS} videos").count() == 1
+        )
 
 
 def test_a_chip_a_name_and_pages_are_ways_through_the_table(chromium, url):
@@ -104,6 +107,51 @@ def test_a_clip_plays_from_its_second_to_its_end(chromium, url, lake):
         player.evaluate("v => { v.playbackRate = 1; v.play() }")  # once more, from its own start
         seen.page.wait_for_function("v => !v.paused && v.currentTime < 7.5", arg=player)
         assert player.evaluate("v => v.currentTime") >= 4.0
+
+
+def grey_at(page, player, second):
+    """How bright the player's picture is there, 0 to 255: it flashes at whole seconds."""
+    player.evaluate("(v, s) => { v.pause(); v.currentTime = s }", second)
+    page.wait_for_function(
+        "([v, s]) => !v.seeking && Math.abs(v.currentTime - s) < 0.001", arg=[player, second]
+    )
+    return player.evaluate("""v => {
+        const canvas = Object.assign(document.createElement("canvas"), {width: 8, height: 8});
+        const pen = canvas.getContext("2d");
+        pen.drawImage(v, 0, 0, 8, 8);
+        return pen.getImageData(4, 4, 1, 1).data[1];
+    }""")
+
+
+@pytest.mark.parametrize(("name", "source_s"), [("plain.mp4", 0), ("film.mkv", 4)])
+def test_what_is_seen_is_what_the_clip_shows_at_its_second(chromium, url, name, source_s):
+    with looking(chromium, f"{url}?video={name}&start_from=4&start_to=5") as seen:
+        article = seen.page.locator("article").first
+        article.locator("button.play").click()
+        player = wait_until_playing(seen.page, article)
+        assert grey_at(seen.page, player, 5.02 - source_s) > 200
+        assert grey_at(seen.page, player, 5.5 - source_s) < 60
+        assert grey_at(seen.page, player, 7.02 - source_s) > 200
+
+
+def test_sound_alone_is_heard(chromium, url):
+    with looking(chromium, f"{url}?label=rain") as seen:
+        article = seen.page.locator("article").first
+        article.get_by_role("button", name="Play sound.m4a, 0:00–0:04, sound only").click()
+        player = wait_until_playing(seen.page, article)
+        assert player.get_attribute("src").endswith("/original")
+
+
+def test_as_many_ticks_as_may_be_fit_into_an_address(chromium, url, lake):
+    ids = [clip_id_of(lake.ids["gone"], i) for i in range(MOST_TICKED)]
+    with looking(chromium, f"{url}?label=dog&ticked={','.join(ids)}") as seen:
+        assert seen.page.get_by_text(f"{MOST_TICKED} ticked").is_visible()
+        seen.page.locator(".tick input").first.click()
+        assert seen.page.get_by_text(f"No more than {MOST_TICKED} clips can be ticked").is_visible()
+        assert not seen.page.locator(".tick input").first.is_checked()
+        seen.page.get_by_role("link", name="By time").click()
+        assert seen.page.get_by_text(f"{MOST_TICKED} ticked").is_visible()
+        assert seen.page.evaluate("document.documentElement.outerHTML.length") < 300_000
 
 
 @pytest.mark.parametrize("name", ["film.mkv", "new.mp4"])
@@ -182,7 +230,7 @@ def test_ticks_last_through_pages_and_are_taken_along(chromium, url, lake):
         assert seen.page.get_by_text("2 ticked").is_visible()
         seen.page.get_by_label("Label", exact=True).fill("cat")
         seen.page.get_by_role("button", name="Filter").click()
-        assert captions(seen.page) == ["A cat asleep."]
+        assert captions(seen.page) == ["A cat asleep.", "A cat awake."]
         file = downloaded(seen.page, seen.page.get_by_role("link", name="Parquet of ticked"))
         assert pq.read_table(file)["clip_id"].to_pylist() == [clip_id_of(gone, 3), clip_id_of(gone, 26)]
         address = seen.page.url

@@ -21,6 +21,8 @@ from tests.pipeline.browse.lake import (
     HOSTILE,
     LAST_DAY,
     MANY,
+    N_CLIPS,
+    N_VIDEOS,
     add_video,
     clip,
     clip_id_of,
@@ -54,7 +56,7 @@ def test_vocabulary_and_score_are_of_the_same_label(found):
     assert found(label="dog", space="objects") == [("plain", 1), ("plain", 0)]
     assert found(label="dog", space="actions", min_score=0.4) == []
     assert found(label="dog", min_score=0.95) == [("plain", 1)]
-    assert found(space="audioset") == [("plain", 0)]
+    assert found(space="audioset") == [("sound", 0), ("plain", 0)]
 
 
 def test_text_is_looked_for_in_caption_and_speech_and_is_no_pattern(found):
@@ -69,32 +71,31 @@ def test_what_is_typed_is_never_sql(snapshot, typed):
     for name in ("label", "space", "text", "video"):
         n, _ = count_of(snapshot, Selection(**{name: typed}))
         assert n < len(snapshot.clips)
-    assert count_of(snapshot, Selection()) == (len(snapshot.clips), 6)
+    assert count_of(snapshot, Selection()) == (N_CLIPS, N_VIDEOS)
 
 
 def test_time_is_the_logical_date_and_the_start_in_the_file(found):
     assert {name for name, _ in found(day_from=LAST_DAY)} == {"plain", "film", "hostile", "torn"}
-    assert {name for name, _ in found(day_to=FIRST_DAY)} == {"gone", "new"}
+    assert {name for name, _ in found(day_to=FIRST_DAY)} == {"gone", "new", "sound"}
     assert found(video="plain", start_from=4, start_to=8) == [("plain", 1)]
 
 
 def test_a_video_is_named_by_part_of_its_address_by_all_of_it_or_by_its_id(found, lake):
-    assert found(video="FILM") == [("film", 0)]
-    assert found(video=str(lake.videos / "film.mkv")) == [("film", 0)]
-    assert found(video=lake.ids["film"]) == [("film", 0)]
+    for asked in ("FILM", str(lake.videos / "film.mkv"), lake.ids["film"]):
+        assert found(video=asked) == [("film", 0), ("film", 1)]
 
 
 def test_without_labels_the_newest_day_comes_first_then_each_video_from_its_start(found):
     everything = found()
-    assert len(everything) == MANY + 7
-    # Names sort as addresses do; the newest day's come first.
-    assert everything[:5] == [("film", 0), ("plain", 0), ("plain", 1), ("plain", 2), ("torn", 0)]
-    assert everything[6:] == [*(("gone", i) for i in range(MANY)), ("new", 0)]
+    assert len(everything) == N_CLIPS
+    plain = [("plain", i) for i in range(3)]
+    assert everything[:7] == [("film", 0), ("film", 1), *plain, ("torn", 0), ("hostile", 0)]
+    assert everything[7:] == [*(("gone", i) for i in range(MANY)), ("new", 0), ("sound", 0)]
 
 
 def test_order_can_be_chosen(found):
     assert found(label="dog", sort="time") == [("plain", 0), ("plain", 1), ("hostile", 0)]
-    assert found(sort="score")[:3] == [("plain", 1), ("torn", 0), ("film", 0)]
+    assert found(sort="score")[:3] == [("plain", 1), ("torn", 0), ("sound", 0)]
 
 
 def test_a_page_is_a_part_of_the_whole(snapshot):
@@ -148,7 +149,7 @@ def test_similar_clips_are_those_of_the_smallest_angle(snapshot, lake):
     others = nearest(snapshot, chosen, 100, other_videos=True)
     videos = snapshot.clips["video_id"].take([row for row, _ in others]).to_pylist()
     assert lake.ids["plain"] not in videos
-    assert len(videos) == MANY + 3  # all but those of this video, and one without embedding
+    assert len(videos) == N_CLIPS - 3 - 1  # this video's, and one without embedding
 
 
 def test_a_clip_without_embedding_has_none_like_it(snapshot, lake):
