@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import sys
@@ -77,7 +78,14 @@ def _serve(directory: str, port: int, is_alone: bool, as_json: bool) -> None:
         ws="none",
         timeout_graceful_shutdown=_LAST_ANSWERS_S,
     )
-    uvicorn.Server(config).run([listener])
+    server = uvicorn.Server(config)
+    # A player that was paused holds an answer open: that it is cut off at the end is no error.
+    log = logging.getLogger("uvicorn.error")
+    log.addFilter(unless_ending := lambda _: not server.should_exit)
+    try:
+        server.run([listener])
+    finally:
+        log.removeFilter(unless_ending)
 
 
 def _has_screen() -> bool:

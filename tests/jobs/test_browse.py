@@ -24,9 +24,19 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-def out(tmp_path, video_file):
+def film(tmp_path, video_file):
+    """A film that no socket swallows whole: 64 MB of nothing stand behind it."""
+    path = tmp_path / "film.mp4"
+    size = 64 * 2**20
+    path.write_bytes(video_file.read_bytes() + size.to_bytes(4) + b"free")
+    os.truncate(path, path.stat().st_size + size - 8)
+    return path
+
+
+@pytest.fixture
+def out(tmp_path, film):
     store = Store(str(tmp_path / "tables"))
-    add_video(store, video_file, [clip(0, "A flash.", [])])
+    add_video(store, film, [clip(0, "A flash.", [])])
     publish(store, LAST_DAY)
     return store.root
 
@@ -36,7 +46,7 @@ def invoke(*arguments):
 
 
 @pytest.mark.parametrize(("stop", "how"), [(signal.SIGINT, "--json"), (signal.SIGTERM, "--no-open")])
-def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, video_file, stop, how):
+def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, film, stop, how):
     env = os.environ | {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-m", "jobs", "browse", out, how]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -45,7 +55,7 @@ def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, video_file,
         url = json.loads(line)["url"] if how == "--json" else line.split()[0]
         with urllib.request.urlopen(url) as answer:
             assert b"A flash." in answer.read()
-        still = f"clips/{clip_id_of(video_id_of(video_file), 0)}/still.jpg"
+        still = f"clips/{clip_id_of(video_id_of(film), 0)}/still.jpg"
         with urllib.request.urlopen(url + still) as answer:
             assert answer.headers["content-type"] == "image/jpeg"
         port = int(url.split(":")[-1].strip("/"))
@@ -53,8 +63,12 @@ def test_it_tells_its_address_answers_and_ends_with_0(out, tmp_path, video_file,
         assert list(tmp_path.glob("reeltable-browse-*"))
         elsewhere = socket.socket()
         assert elsewhere.connect_ex((_other_address(), port)) != 0
+        # Somebody's player is paused in the middle of the film.
+        paused = urllib.request.urlopen(f"{url}videos/{video_id_of(film)}/original")
+        assert len(paused.read(1000)) == 1000
         os.killpg(process.pid, stop)  # a terminal's Ctrl-C reaches all that were started
         told = process.communicate(timeout=20)
+        paused.close()
     assert process.returncode == 0
     assert told == ("", "stopped\n")
     assert not list(tmp_path.glob("reeltable-browse-*"))

@@ -112,9 +112,8 @@ def test_a_clip_plays_from_its_second_to_its_end(chromium, url, lake):
 def grey_at(page, player, second):
     """How bright the player's picture is there, 0 to 255: it flashes at whole seconds."""
     player.evaluate("(v, s) => { v.pause(); v.currentTime = s }", second)
-    page.wait_for_function(
-        "([v, s]) => !v.seeking && Math.abs(v.currentTime - s) < 0.001", arg=[player, second]
-    )
+    there = "([v, s]) => !v.seeking && Math.abs(v.currentTime - s) < 0.001"
+    page.wait_for_function(there, arg=[player, second])
     return player.evaluate("""v => {
         const canvas = Object.assign(document.createElement("canvas"), {width: 8, height: 8});
         const pen = canvas.getContext("2d");
