@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pipeline.config import AudioConfig, LimitConfig
 from pipeline.media.guard import Guard, Limits
 from pipeline.media.preview import Previewer
-from pipeline.records import MediaError, MediaInfo, short_hash
+from pipeline.records import Failure, MediaError, MediaInfo, short_hash
 
 T = TypeVar("T")
 MOST_BYTES = 256 * 2**20
@@ -39,7 +39,7 @@ class Workshop:
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="reeltable-browse-")
         self._kept = Kept(Path(self._folder.name), most_bytes)
-        self._refused = _Remembered[tuple[float, MediaError]](_MOST_FACTS)
+        self._refused = _Remembered[tuple[float, Failure]](_MOST_FACTS)
         self._facts = _Remembered[MediaInfo](_MOST_FACTS)
         self._stills = _Bench("stills", lambda: Previewer(_STILL_LIMITS))
         self._excerpts = _Bench("excerpts", lambda: Previewer(_EXCERPT_LIMITS))
@@ -89,11 +89,11 @@ class Workshop:
     def _tried(self, name: str, work: Callable[[], T]) -> T:
         at_s, refusal = self._refused.get(name, (0.0, None))
         if refusal is not None and time.monotonic() - at_s < _AGAIN_AFTER_S:
-            raise MediaError(refusal.failure.stage, refusal.failure.code, refusal.failure.message)
+            raise MediaError(refusal.stage, refusal.code, refusal.message)
         try:
             return work()
         except MediaError as e:
-            self._refused.put(name, (time.monotonic(), e))
+            self._refused.put(name, (time.monotonic(), e.failure))
             raise
 
 
@@ -162,3 +162,4 @@ class _Bench:
                 future.set_result(work(tool))
             except BaseException as e:  # told to whoever asked
                 future.set_exception(e)
+            del future, work  # not to be held, with all that they hold, until the next

@@ -54,12 +54,11 @@ def captions(page):
 
 
 def wait_until_playing(page, article):
-    """The clip's own player, when time passes in it."""
-    article.locator("video").wait_for(timeout=30_000)
+    """The clip's own player, when time has passed in it."""
+    article.locator("video").wait_for(timeout=60_000)
     handle = article.locator("video").element_handle()
-    page.wait_for_function(
-        "v => v.currentTime > Number(v.dataset.start) + 0.2 && !v.paused", arg=handle, timeout=30_000
-    )
+    passed = "v => v.currentTime > Number(v.dataset.start) + 0.2"
+    page.wait_for_function(passed, arg=handle, timeout=60_000)
     return handle
 
 
@@ -93,20 +92,24 @@ def test_a_chip_a_name_and_pages_are_ways_through_the_table(chromium, url):
 
 def test_a_clip_plays_from_its_second_to_its_end(chromium, url, lake):
     with looking(chromium, f"{url}?label=dog&min_score=0.9") as seen:
+        seen.page.evaluate("""() => {
+            window.times = [];
+            const note = (e) => window.times.push(e.target.currentTime);
+            document.addEventListener("timeupdate", note, true);
+        }""")
         article = seen.page.locator("article").first
         article.get_by_role("button", name="Play plain.mp4, 0:04–0:08").click()
         player = wait_until_playing(seen.page, article)
         assert player.get_attribute("src") == f"/videos/{lake.ids['plain']}/original"
-        first_s = player.evaluate("v => v.currentTime")
-        seen.page.wait_for_function("([v, s]) => v.currentTime > s + 0.3", arg=[player, first_s])
-        assert 4.0 <= first_s < player.evaluate("v => v.currentTime") <= 8.0
         seen.screenshot("browse_playing")
-        player.evaluate("v => { v.playbackRate = 4 }")
-        seen.page.wait_for_function("v => v.paused", arg=player)
-        assert player.evaluate("v => v.currentTime") == pytest.approx(8.0, abs=0.01)
-        player.evaluate("v => { v.playbackRate = 1; v.play() }")  # once more, from its own start
-        seen.page.wait_for_function("v => !v.paused && v.currentTime < 7.5", arg=player)
-        assert player.evaluate("v => v.currentTime") >= 4.0
+        seen.page.wait_for_function("v => v.paused && v.currentTime >= 8", arg=player)
+        times = seen.page.evaluate("window.times")
+        assert times == sorted(times)
+        assert 4.0 <= times[0] < times[len(times) // 2] < times[-1] == 8.0
+        seen.page.evaluate("window.times = []")
+        player.evaluate("v => v.play()")  # once more, from its own start
+        seen.page.wait_for_function("window.times.some((s) => s < 7.5)")
+        assert min(seen.page.evaluate("window.times")) >= 4.0
 
 
 def grey_at(page, player, second):
