@@ -21,6 +21,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.cli_browse import browse
 from jobs.cli_cluster import schedule, submit
 from jobs.console import AsJson, Exit, err, out
 from jobs.console import fail as _fail
@@ -48,6 +49,7 @@ models = typer.Typer(no_args_is_help=True, help="Bundles: the models that a run 
 app.add_typer(models, name="models")
 app.add_typer(submit, name="submit")
 app.add_typer(schedule, name="schedule")
+app.command()(browse)
 
 Inputs = Annotated[
     list[str],

@@ -24,11 +24,15 @@ MAY_IMPORT = {
     "pipeline.metrics": GROUND | {"pipeline.metrics"},
     "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media", "pipeline.encoders"},
     "pipeline.tables": GROUND | {"pipeline.tables"},
+    # A page for a person: shows rows of the tables beside what is seen and heard of their sources.
+    "pipeline.browse": GROUND
+    | {"pipeline.browse", "pipeline.tables", "pipeline.media", "pipeline.sources"},
     "pipeline.bundles": GROUND
     | {"pipeline.bundles", "pipeline.encoders", "pipeline.fusion", "pipeline.heads"},
 }
 FORBIDDEN = {
     "pipeline": {"ray", "jobs"},
+    "pipeline.browse": {"torch", "ray", "jobs"},
     "pipeline.metrics": {"torch", "ray", "jobs"},
     "pipeline.tables": {"torch", "ray", "jobs"},
 }
