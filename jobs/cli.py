@@ -21,6 +21,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.cli_browse import browse
 from jobs.cli_cluster import schedule, submit
 from jobs.console import AsJson, Exit, err, out
 from jobs.console import fail as _fail
@@ -54,6 +55,7 @@ _RUN, _LOOK, _KEEP, _LEARN, _CLUSTER = "Run", "Look", "Keep", "Models and traini
 app.add_typer(models, name="models", rich_help_panel=_LEARN)
 app.add_typer(submit, name="submit", rich_help_panel=_CLUSTER)
 app.add_typer(schedule, name="schedule", rich_help_panel=_CLUSTER)
+app.command(rich_help_panel=_LOOK)(browse)
 
 Inputs = Annotated[
     list[str],

@@ -224,7 +224,6 @@ def _pipeline(
 
     from jobs import offline
     from jobs.stages import DecodeStage, EncodeStage, decoded, restarts
-    from pipeline.bundles.families import load_part
 
     cluster = ray.cluster_resources()
     n_cpus, n_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
@@ -252,6 +251,8 @@ def _pipeline(
     )
     if part is None or part.kind != offline.KIND:
         return encoded
+    from pipeline.bundles.families import load_part  # brings torch, which only this needs here
+
     return offline.with_captions(encoded, load_part(part, plan.bundle.directory), part)
 
 

@@ -14,7 +14,6 @@ import ray
 from jobs.offline import REQUESTS
 from jobs.sink import with_clips
 from jobs.watcher import Done
-from pipeline.bundles.families.offline import OfflineCaptioner
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
 from pipeline.media.guard import Guard, Limits
@@ -105,8 +104,10 @@ class EncodeStage:
         import torch
 
         from pipeline.bundles.accelerate import keep_memory
+        from pipeline.bundles.families.offline import OfflineCaptioner
         from pipeline.bundles.model import Model
 
+        self.offline = OfflineCaptioner
         keep_memory()
         # Ray allots less, and decode seldom fills the rest.
         torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -124,7 +125,7 @@ class EncodeStage:
             units.append(dataclasses.replace(decoded, batch=batch))
         done = encode(units, self.model, self.provenance)
         rows = with_clips([d.unit for d in done], [d.clips for d in done])
-        if isinstance(self.model.captioner, OfflineCaptioner):
+        if isinstance(self.model.captioner, self.offline):
             asked = [self._requests(d, self.model.captioner) for d in units]
             rows = rows.append_column(REQUESTS, pa.array(asked, pa.list_(pa.string())))
         seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
@@ -132,7 +133,7 @@ class EncodeStage:
         self.watcher.add.remote(Done("encoded", len(done), seconds, cpu_s, video_s))
         return rows
 
-    def _requests(self, decoded: Decoded, captioner: OfflineCaptioner) -> list[str | None]:
+    def _requests(self, decoded: Decoded, captioner: Any) -> list[str | None]:
         if decoded.batch is None:
             return []
         return [json.dumps(r) if r is not None else None for r in captioner.requests(decoded.batch)]

@@ -165,7 +165,7 @@ def parse_sh(block: Block) -> None:
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE), str(
                 block
             )
-        for named in re.findall(r"\.\[([\w,]+)\]", " ".join(words)):
+        for named in re.findall(r"(?:\.|reeltable)\[([\w,]+)\]", " ".join(words)):
             assert set(named.split(",")) <= set(extras), f"{block}: {named}"
     shell = subprocess.run(
         ["bash", "-n"], input=block.text, text=True, capture_output=True, check=False
