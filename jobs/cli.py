@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from jobs.cli_cluster import schedule, submit
+from jobs.cli_report import report
 from jobs.console import AsJson, Exit, err, out
 from jobs.console import fail as _fail
 from jobs.console import guarded as _guarded
@@ -46,6 +47,7 @@ models = typer.Typer(no_args_is_help=True, help="Bundles: the models that a run 
 app.add_typer(models, name="models")
 app.add_typer(submit, name="submit")
 app.add_typer(schedule, name="schedule")
+app.command()(report)
 
 Inputs = Annotated[
     list[str],

@@ -33,13 +33,13 @@ REMEDIES: dict[str, str] = {
     "undecodable": "Its streams are damaged from the start: nothing could be decoded. Copy it anew from its "
     "source, or convert it.",
     # The model.
-    "endpoint": "No clip was captioned by the endpoint. See that it is up, and captions.url, captions.model and "
-    "its key; then --retry-failures.",
+    "endpoint": "No clip was captioned by the endpoint. See that it is up, and that captions.url, captions.model "
+    "and its key are right; then --retry-failures.",
     "unexpected": "An error that nobody foresaw; the message says where. Try --retry-failures once; if it "
     "stays, report it with the message.",
     # Labelled videos of an evaluation.
     "no_duration": "Its length is not known: give start_s and end_s in the manifest, or repack the file.",
-    "too_long": "A labelled span is longer than an evaluation takes. Give start_s and end_s of the labelled part.",
+    "too_long": "The labelled span is longer than an evaluation takes. Give start_s and end_s of the part.",
     "no_stream": "The file lacks the picture or the sound that a training reads. Leave it out of the manifest.",
     "no_span": "The labelled span is empty or lies outside the file. Mend start_s and end_s in the manifest.",
     # Previews.
