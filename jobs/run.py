@@ -66,6 +66,8 @@ class RunReport:
     versions: dict[str, str]
     inputs: tuple[str, ...] = ()
     job_id: str | None = None
+    n_cpus: float = 0.0  # of the cluster, as Ray counts them; 0: not recorded
+    n_gpus: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def _execute(
     address: str | None,
     on_progress: Report,
 ) -> dict[str, float]:
-    """Run the plan on Ray; seconds spent by stage, summed over workers."""
+    """Run the plan on Ray; seconds spent by stage, summed over workers, and the `cpus` and `gpus` there are."""
     started = time.perf_counter()
     on_progress(Progress("starting", len(plan.todo)))
     with _ray(address):
@@ -235,7 +237,9 @@ def _execute(
         units, seconds, n_failed = ray.get(watcher.read.remote())
         committed = units.get("committed", 0)
         on_progress(Progress("running", len(plan.todo), committed, committed, committed, n_failed))
-        return seconds | {"start": start_s + seconds.get("loaded", 0.0)}
+        there = ray.cluster_resources()
+        machine = {"cpus": there.get("CPU", 0.0), "gpus": there.get("GPU", 0.0)}
+        return seconds | machine | {"start": start_s + seconds.get("loaded", 0.0)}
 
 
 def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) -> Any:
@@ -414,6 +418,8 @@ def _report(
         config=config.model_dump(mode="json"),
         started_at=started_at,
         versions=_versions(),
+        n_cpus=seconds.get("cpus", 0.0),
+        n_gpus=seconds.get("gpus", 0.0),
     )
 
 

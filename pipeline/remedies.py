@@ -33,7 +33,7 @@ REMEDIES: dict[str, str] = {
     "undecodable": "Its streams are damaged from the start: nothing could be decoded. Copy it anew from its "
     "source, or convert it.",
     # The model.
-    "endpoint": "No clip was captioned by the endpoint. See that it is up, and that captions.url, captions.model "
+    "endpoint": "No clip was captioned by the endpoint. See that it is up, and captions.url, captions.model "
     "and its key are right; then --retry-failures.",
     "unexpected": "An error that nobody foresaw; the message says where. Try --retry-failures once; if it "
     "stays, report it with the message.",

@@ -24,8 +24,11 @@ _SPACES = {
     "camera": "What the camera does",
     "imagenet1k": "ImageNet classes",
 }
-_SYNC_BINS = 24
+_SYNC_BINS = 25  # an odd number: one is around 0
+_SYNC_EDGE = 50.0  # the axis never shows less: what nobody notices looks like nothing
 _MAX_RUNS = 12
+_BAR = {"type": "bar", "cornerRadiusEnd": 2}
+_BY_RUN = {"field": "run", "type": "ordinal", "sort": None, "title": None}
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def _labels(number: int, space: str, counts: Sequence[LabelCount]) -> Chart:
     }
     more = f" {len(counts)} different labels in all." if len(counts) > len(shown) else ""
     says = f"Most frequent: {shown[0].label} in {shown[0].n_clips:,} clips.{more}"
-    spec = {"mark": {"type": "bar", "cornerRadiusEnd": 2}, "height": {"step": 20}, "encoding": encoding}
+    spec = {"mark": _BAR, "height": {"step": 20}, "encoding": encoding}
     return Chart(
         f"labels-{number}",
         _SPACES.get(space, f"Labels of {space}"),
@@ -98,20 +101,20 @@ def _scores(chart_id: str, title: str, scores: np.ndarray[Any, Any]) -> Chart | 
 def sync_charts(rows: Sequence[SyncRow]) -> list[Chart]:
     """Skew, offset and drift over the videos that tell them."""
     asked = (
-        ("sync-offset", "Offset by content", "ms, sound behind picture", [r.offset_ms for r in rows]),
-        ("sync-skew", "Skew of the streams' starts", "ms, sound after picture", [r.skew_ms for r in rows]),
-        ("sync-drift", "Drift of the sound's clock", "parts in a million", [r.drift_ppm for r in rows]),
+        ("sync-offset", "Offset by content", "ms", "sound behind picture", [r.offset_ms for r in rows]),
+        ("sync-skew", "Skew of the streams' starts", "ms", "sound after picture", [r.skew_ms for r in rows]),
+        ("sync-drift", "Drift of the sound's clock", "ppm", "sound slower", [r.drift_ppm for r in rows]),
     )  # fmt: skip
     charts = []
-    for chart_id, title, axis, values in asked:
+    for chart_id, title, unit, side, values in asked:
         told = np.array([v for v in values if v is not None], np.float64)
         if len(told):
-            widest = max(1.0, float(np.abs(told).max()))
-            edge = _round_up(widest)
+            usual, widest = float(np.median(np.abs(told))), float(np.abs(told).max())
+            edge = _round_up(max(_SYNC_EDGE, widest))
             counts, edges = np.histogram(told, _SYNC_BINS, (-edge, edge))
-            says = f"{len(told):,} of {len(values):,} videos tell it; half of them within "
-            says += f"{float(np.median(np.abs(told))):.0f} of 0, the furthest at {widest:.0f}."
-            charts.append(_histogram(chart_id, title, says, counts, edges, axis, "videos"))
+            says = f"Told of {len(told):,} of {len(values):,} videos: half lie within {usual:.1f} {unit} of 0, "
+            says += f"the furthest {widest:.1f} {unit} away."
+            charts.append(_histogram(chart_id, title, says, counts, edges, f"{unit}, {side}", "videos"))
     return charts
 
 
@@ -162,9 +165,9 @@ def failure_chart(groups: Sequence[FailureGroup]) -> list[Chart]:
     }
     says = f"{sum(g.n_units for g in groups):,} units failed; most often {groups[0].code}."
     rows = tuple((g.code, g.stage, f"{g.n_units:,}") for g in groups)
-    spec = {"mark": {"type": "bar", "cornerRadiusEnd": 2}, "height": {"step": 22}, "encoding": encoding}
+    spec = {"mark": _BAR, "height": {"step": 22}, "encoding": encoding}
     columns = ("code", "stage", "units")
-    return [Chart("failures", "Failed units by code", says, _with(spec, values), columns, rows)]
+    return [Chart("failure-codes", "Failed units by code", says, _with(spec, values), columns, rows)]
 
 
 def run_charts(rows: Sequence[RunRow]) -> list[Chart]:
@@ -177,26 +180,19 @@ def run_charts(rows: Sequence[RunRow]) -> list[Chart]:
 
 def _rates(rows: Sequence[RunRow]) -> Chart:
     values = [{"run": _short(r), "rate": r.rate, "limit": r.limit, "bound": r.bound_by} for r in rows]
-    x = {"field": "run", "type": "ordinal", "sort": None, "title": None, "axis": {"labelAngle": -30}}
-    y = {"type": "quantitative", "title": "seconds of video a second"}
+    x = {"type": "quantitative", "title": "seconds of video a second"}
     tooltip = [
         {"field": "run", "type": "nominal"},
         {"field": "rate", "type": "quantitative", "format": ".2f"},
         {"field": "limit", "type": "quantitative", "format": ".2f", "title": "the machine's limit"},
         {"field": "bound", "type": "nominal", "title": "bound by"},
     ]
-    layers: list[dict[str, Any]] = [
-        {
-            "mark": {"type": "bar", "width": {"band": 0.6}, "cornerRadiusEnd": 2},
-            "encoding": {"y": y | {"field": "rate"}},
-        },
-        {
-            "mark": {"type": "tick", "thickness": 3, "width": {"band": 0.8}, "style": "limit"},
-            "transform": [{"filter": "isValid(datum.limit)"}],
-            "encoding": {"y": y | {"field": "limit"}},
-        },
-    ]
-    spec = {"layer": layers, "height": 200, "encoding": {"x": x, "tooltip": tooltip}}
+    layers: list[dict[str, Any]] = [{"mark": _BAR, "encoding": {"x": x | {"field": "rate"}}}]
+    if any(row.limit for row in rows):
+        tick = {"type": "tick", "thickness": 3, "style": "limit"}
+        where = [{"filter": "isValid(datum.limit)"}]
+        layers.append({"mark": tick, "transform": where, "encoding": {"x": x | {"field": "limit"}}})
+    spec = {"layer": layers, "height": {"step": 30}, "encoding": {"y": _BY_RUN, "tooltip": tooltip}}
     last = rows[-1]
     says = f"The last run took {last.rate:.1f} s of video a second"
     says += f", {last.used:.0%} of what its {last.bound_by} allow." if last.used else "."
@@ -215,21 +211,21 @@ def _stages(rows: Sequence[RunRow]) -> Chart:
         for i, (stage, s) in enumerate(r.stage_s.items())
     ]
     encoding = {
-        "x": {"field": "run", "type": "ordinal", "sort": None, "title": None, "axis": {"labelAngle": -30}},
-        "y": {"field": "seconds", "type": "quantitative", "title": "seconds a second of video"},
-        "color": {"field": "stage", "type": "nominal", "sort": list(rows[0].stage_s)},
+        "y": _BY_RUN,
+        "x": {"field": "seconds", "type": "quantitative", "title": "seconds a second of video"},
+        "color": {"field": "stage", "type": "nominal", "sort": list(rows[0].stage_s), "title": None},
         "order": {"field": "order", "type": "quantitative"},
         "tooltip": [
             {"field": "run", "type": "nominal"},
             {"field": "stage", "type": "nominal"},
             {"field": "seconds", "type": "quantitative", "format": ".4f"},
         ],
-    }  # fmt: skip
+    }
     last = rows[-1]
     stage, most_s = max(last.stage_s.items(), key=lambda item: item[1])
     says = f"In the last run {stage} took most, {most_s:.1f} s for {last.video_s:.0f} s of video."
     table = tuple((v["run"], v["stage"], f"{v['seconds']:.4f}") for v in values)
-    spec = {"mark": "bar", "height": 200, "encoding": encoding}
+    spec = {"mark": "bar", "height": {"step": 30}, "encoding": encoding}
     columns = ("run", "stage", "seconds a second of video")
     return Chart("runs-stages", "Where the time went", says, _with(spec, values), columns, table)
 

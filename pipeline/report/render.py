@@ -31,9 +31,10 @@ from pipeline.report.summary import (
     sync_rows,
     totals,
 )
+from pipeline.tables.maintain import REPORT
 from pipeline.tables.store import Store, TableError
 
-FOLDER = "report"
+FOLDER = REPORT
 PAGE = f"{FOLDER}/index.html"
 _HERE = Path(__file__).parent
 _ASSETS = ("report.css", "report.js")
@@ -89,7 +90,7 @@ def describe(facts: Facts, notes: Sequence[str] = ()) -> Page:
             "quality": chart.drift_chart(drift),
         },
         captions=frequent_captions(facts),
-        worst=[row for row in sync if row.severity > 0][:MAX_WORST],
+        worst=[row for row in sync if row.why][:MAX_WORST],
         n_sync=len(noticed),
         n_vfr=sum(bool(row.is_vfr) for row in sync),
         failures=failures,
@@ -163,4 +164,4 @@ def _span(seconds: float | None) -> str:
 
 def _number(value: float | None, digits: int = 0, unit: str = "") -> str:
     """A number with its unit; a dash where there is none."""
-    return "–" if value is None else f"{value:,.{digits}f}{unit}"
+    return "–" if value is None else f"{round(value, digits) + 0.0:,.{digits}f}{unit}"  # + 0: no −0

@@ -3,7 +3,7 @@
 
 const boot = JSON.parse(document.getElementById("boot").textContent);
 const index = boot.index;
-const PAGE = 25, MAX_CHOICES = 200, MAX_LANES = 10, MAX_ROWS = 500;
+const PAGE = 15, MAX_CHOICES = 200, MAX_LANES = 10, MAX_ROWS = 500;
 const byId = (id) => document.getElementById(id);
 const number = new Intl.NumberFormat("en");
 
@@ -277,9 +277,9 @@ function colours() {
   const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(`--${name}`).trim();
   const text = { labelColor: of("ink"), titleColor: of("quiet"), labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelFont: "system-ui", titleFont: "system-ui" };
   return {
-    background: "transparent", view: { stroke: null }, bar: { color: of("accent") }, line: { color: of("accent") }, point: { size: 35 },
-    axis: { ...text, gridColor: of("line"), domainColor: of("line"), tickColor: of("line"), labelLimit: 190, tickCount: 6 },
-    axisBand: { grid: false, ticks: false, domain: false }, legend: { ...text, orient: "top", labelLimit: 160, columns: 6 }, style: { limit: { color: of("second") } },
+    background: "transparent", view: { stroke: null }, mark: { aria: false }, bar: { color: of("accent") }, line: { color: of("accent") }, point: { size: 35 },
+    axis: { ...text, aria: false, gridColor: of("line"), domainColor: of("line"), tickColor: of("line"), labelLimit: 190, tickCount: 6 },
+    axisBand: { grid: false, ticks: false, domain: false }, legend: { ...text, aria: false, orient: "top", labelLimit: 160, columns: 6 }, style: { limit: { color: of("second") } },
     range: { category: ["accent", "second", "third", "fourth", "fifth", "quiet"].map(of) },
   };
 }

@@ -218,11 +218,13 @@ def _limit(
 ) -> tuple[float | None, str]:
     """Seconds of video a second, were every core at work all the time at what the stages took.
 
-    A second of a stage is one core's; with GPUs, encoding is theirs and as wide as its actors.
+    A second of a stage is one core's, unless the run measured its processor time; with GPUs, encoding is
+    theirs and as wide as its actors.
     """
     config = (run.get("config") or {}).get("run") or {}
     on_gpu = n_gpus > 0 and config.get("device") != "cpu"
-    core_s = stage_s["decode"] + stage_s["commit"] + (0.0 if on_gpu else stage_s["encode"])
+    encode_core_s = 0.0 if on_gpu else float(run.get("encode_cpu_s") or stage_s["encode"])
+    core_s = stage_s["decode"] + stage_s["commit"] + encode_core_s
     if not (n_cpus and video_s and core_s):
         return None, ""
     by_cores = n_cpus * video_s / core_s
