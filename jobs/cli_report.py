@@ -50,9 +50,10 @@ def report(
 def _report(directory: str, n_previews: int) -> tuple[Any, Any]:
     from pipeline.report.facts import read_facts
     from pipeline.report.previews import of_clips
-    from pipeline.report.render import write_report
+    from pipeline.report.render import check_library, write_report
     from pipeline.tables.store import Store
 
+    check_library()
     store = Store(directory)
     err.print("reading tables")
     facts = read_facts(directory)

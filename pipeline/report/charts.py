@@ -248,15 +248,15 @@ def drift_chart(drift: Drift | None) -> list[Chart]:
     encoding = {
         "x": {"field": "score", "type": "quantitative", "title": "score of the top label"},
         "y": {"field": "share", "type": "quantitative", "title": "share of clips", "axis": {"format": "%"}},
-        "color": {"field": "run", "type": "nominal", "sort": ["newest run", "run before"]},
-        "strokeDash": {"field": "run", "type": "nominal", "sort": ["newest run", "run before"]},
+        "color": {"field": "run", "type": "nominal", "sort": ["newest run", "run before"], "title": None},
+        "strokeDash": {"field": "run", "type": "nominal", "sort": ["newest run", "run before"], "legend": None},
         "tooltip": [
             {"field": "run", "type": "nominal"},
             {"field": "score", "type": "quantitative"},
             {"field": "share", "type": "quantitative", "format": ".1%"},
         ],
     }  # fmt: skip
-    mark = {"type": "line", "point": True, "interpolate": "monotone"}
+    mark = {"type": "line", "point": True}
     says = (
         f"PSI {drift.psi:.3f}, KS {drift.ks:.3f} (chance alone stays below {drift.ks_noise:.3f}): run "
     )

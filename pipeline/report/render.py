@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline import __version__
+from pipeline.config import ConfigError
 from pipeline.report import charts as chart
 from pipeline.report.card import Card, cards
 from pipeline.report.facts import Facts
@@ -32,7 +34,7 @@ from pipeline.report.summary import (
     totals,
 )
 from pipeline.tables.maintain import REPORT
-from pipeline.tables.store import Store, TableError
+from pipeline.tables.store import Store
 
 FOLDER = REPORT
 PAGE = f"{FOLDER}/index.html"
@@ -118,7 +120,7 @@ def write_report(store: Store, facts: Facts, previews: Previews, notes: Sequence
         if name not in files:
             store.remove(name)
     n_bytes = sum(len(content) for content in files.values())
-    return Written(store.path(PAGE), len(files), n_bytes, asdict(page.totals))
+    return Written(f"{store.root}/{PAGE}", len(files), n_bytes, asdict(page.totals))
 
 
 def render(page: Page, index: dict[str, Any]) -> str:
@@ -141,14 +143,18 @@ def _told(c: chart.Chart) -> dict[str, Any]:
     return c.spec | {"description": f"{c.title}. {c.says}"}
 
 
+def check_library() -> None:
+    """Raise ConfigError unless what draws the charts is installed: before previews are made, not after."""
+    if importlib.util.find_spec("vl_convert") is None:
+        what = "the report's charts need the package vl-convert-python"
+        raise ConfigError(f"{what}: pip install 'reeltable[report]'")
+
+
 def _library() -> bytes:
     """Vega, Vega-Lite and their embedder as one script."""
-    try:
-        import vl_convert
-    except ImportError as e:
-        what = "the report's charts need vl-convert-python: pip install 'reeltable[report]'"
-        raise TableError(what) from e
-    return vl_convert.javascript_bundle().encode()
+    import vl_convert  # 90 MB: only who makes a report loads it
+
+    return vl_convert.javascript_bundle(None).encode()
 
 
 def _span(seconds: float | None) -> str:

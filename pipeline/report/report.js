@@ -239,8 +239,8 @@ async function showTimeline(v) {
 }
 
 function timelineRows(line) {
-  const rows = [], add = (lane, kind, [from, to], score = null) => rows.push({ lane, kind, from, to, score });
-  line.shots.forEach((s, k) => add("shots", k % 2 ? "shot" : "next shot", s));
+  const rows = [], add = (lane, kind, [from, to], score = null) => rows.push({ lane, kind, from, to, score, strength: score ?? 1 });
+  line.shots.forEach((s) => add("shots", "shots", s));
   line.sound.forEach(([a, b, share]) => add("sound", "sound", [a, b], share));
   line.speech.forEach((s) => add("speech", "speech", s));
   line.damaged.forEach((s) => add("damage", "damage", s));
@@ -257,13 +257,13 @@ function timelineSpec(rows, v) {
   return {
     description: `What happens when in ${baseName(videos.uri[v])}: ${long.join(", ") || "nothing recognised"}. The numbers stand below.`,
     width: "container", height: { step: 24 }, data: { values: rows },
-    mark: { type: "bar", height: { band: 0.72 }, cornerRadius: 2 },
+    mark: { type: "bar", height: { band: 0.72 }, cornerRadius: 2, style: "lane" },
     encoding: {
       y: { field: "lane", type: "nominal", sort: lanes, title: null },
       x: { field: "from", type: "quantitative", title: "seconds", scale: { domain: [0, Math.max(videos.seconds[v] ?? 0, ...rows.map((r) => r.to))], nice: false } },
       x2: { field: "to" },
       color: { field: "kind", type: "nominal", sort: kinds, title: null },
-      opacity: { field: "score", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.35, 1] } },
+      opacity: { field: "strength", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.35, 1] } },
       tooltip: [{ field: "lane", type: "nominal", title: "what" }, { field: "kind", type: "nominal", title: "in" }, { field: "from", type: "quantitative" }, { field: "to", type: "quantitative" }, { field: "score", type: "quantitative" }],
     },
   };
@@ -277,10 +277,10 @@ function colours() {
   const style = getComputedStyle(document.documentElement), of = (name) => style.getPropertyValue(`--${name}`).trim();
   const text = { labelColor: of("ink"), titleColor: of("quiet"), labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelFont: "system-ui", titleFont: "system-ui" };
   return {
-    background: "transparent", view: { stroke: null }, mark: { aria: false }, bar: { color: of("accent") }, line: { color: of("accent") }, point: { size: 35 },
+    background: of("sheet"), view: { stroke: null }, mark: { aria: false }, bar: { color: of("accent") }, line: { color: of("accent") }, point: { size: 35 },
     axis: { ...text, aria: false, gridColor: of("line"), domainColor: of("line"), tickColor: of("line"), labelLimit: 190, tickCount: 6 },
-    axisBand: { grid: false, ticks: false, domain: false }, legend: { ...text, aria: false, orient: "top", labelLimit: 160, columns: 6 }, style: { limit: { color: of("second") } },
-    range: { category: ["accent", "second", "third", "fourth", "fifth", "quiet"].map(of) },
+    axisBand: { grid: false, ticks: false, domain: false }, legend: { ...text, aria: false, orient: "top", labelLimit: 160, columns: 6 }, style: { lane: { stroke: of("sheet"), strokeWidth: 1 }, limit: { color: of("second"), opacity: 1 } },
+    range: { category: ["accent", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "quiet"].map(of) },
   };
 }
 
