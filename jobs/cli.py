@@ -349,6 +349,7 @@ def plan(
 def status(directory: Directory, as_json: AsJson = False) -> None:
     """What is in the tables of DIR: done, failed, and how fast the last run was."""
     from jobs.status import read_status
+    from pipeline.remedies import remedy
 
     found = _guarded(lambda: read_status(directory))
     if as_json:
@@ -360,7 +361,7 @@ def status(directory: Directory, as_json: AsJson = False) -> None:
         highlight=False,
     )
     for code, count in sorted(found.failures_by_code.items()):
-        out.print(f"  {count} × {code}", highlight=False)
+        out.print(f"  {count} × {code}: {remedy(code)}", highlight=False)
     if found.last_run is not None:
         last = found.last_run
         rate = f", {found.video_s_per_s:.1f} s of video a second" if found.video_s_per_s else ""
