@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVALUATE := $(BIN)/reeltable evaluate configs/eval/embedded.yaml
 
-.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-report bench-tables soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion train-scenes bench-scenes
+.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-report bench-tables bench-run bench-nodes soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion train-scenes bench-scenes
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -72,6 +72,12 @@ train-motion: $(STAMP)  ## train the network that sees motion; resumes from chec
 
 bench-motion: $(STAMP)  ## what it is worth on pictures and folds that training never saw
 	$(EVALUATE) --only rendered_motion --only fights --only real_motion --only gmdcsa
+
+bench-run: $(STAMP)  ## a whole run against a sequential script and a Ray Data job, its overhead, memory, scaling
+	$(BIN)/python -m tests.benchmarks.run
+
+bench-nodes: $(STAMP)  ## where throughput stops following the nodes: 1, 4 and 16 logical ones
+	$(BIN)/python -m tests.benchmarks.nodes
 
 bench-tables: $(STAMP)  ## planning a million units, resuming over a hundred thousand records
 	$(BIN)/python -m tests.benchmarks.tables

@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
 
@@ -19,6 +21,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from jobs.cli_browse import browse
 from jobs.cli_cluster import schedule, submit
 from jobs.cli_report import report
 from jobs.console import AsJson, Exit, err, out
@@ -47,6 +50,7 @@ models = typer.Typer(no_args_is_help=True, help="Bundles: the models that a run 
 app.add_typer(models, name="models")
 app.add_typer(submit, name="submit")
 app.add_typer(schedule, name="schedule")
+app.command()(browse)
 app.command()(report)
 
 Inputs = Annotated[
@@ -128,6 +132,43 @@ MaxFailedShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
 ]
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        min=0,
+        metavar="AMOUNT",
+        help="Refuse, with 2, what would cost more in the money of prices, or nobody knows how much.",
+    ),
+]
+
+
+OnFinish = Annotated[
+    str | None,
+    typer.Option(
+        "--on-finish",
+        metavar="URL|COMMAND",
+        help="Tell when a run ends: a URL gets its record by POST, a command on stdin. One with a secret in it "
+        "belongs in REELTABLE_ON_FINISH.",
+    ),
+]
+
+
+class LogFormat(StrEnum):
+    """Of what is told on stderr."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+LogFormatOption = Annotated[
+    LogFormat,
+    typer.Option(
+        "--log-format",
+        envvar="REELTABLE_LOG_FORMAT",
+        help="Of what is told on stderr; json: an object a line.",
+    ),
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -141,6 +182,7 @@ def _version(
 
 @app.command()
 def run(
+    context: typer.Context,
     inputs: Inputs,
     out_dir: OutDir,
     config_file: ConfigFile = None,
@@ -155,6 +197,9 @@ def run(
     retries: Retries = 0,
     correct_sync: CorrectSync = False,
     max_failed_share: MaxFailedShare = None,
+    max_cost: MaxCost = None,
+    log_format: LogFormatOption = LogFormat.TEXT,
+    on_finish: OnFinish = None,
     job_id: JobId = None,
     as_json: AsJson = False,
 ) -> None:
@@ -168,26 +213,36 @@ def run(
 
       reeltable run 's3://lake/dt={date}/' --out s3://tables --date yesterday --catch-up --retries 3
     """
-    from jobs.days import as_recorded, fill
-    from jobs.run import Origin
+    if log_format is LogFormat.JSON:
+        from jobs.logs import json_lines
 
+        context.with_resource(json_lines())
     config = _load(config_file, [*(overrides or ()), *(["sync.correct=true"] if correct_sync else ())])
+    from jobs.days import as_recorded, fill
+    from jobs.record import Origin
+    from jobs.run import Options
+
     days = _days(inputs, out_dir, config, _day(day), since, catch_up)
-    options = {
-        "address": address,
-        "retry_failures": retry_failures,
-        "force": force,
-        "wait_s": wait_s,
-        "origin": Origin(tuple(as_recorded(inputs)), job_id),
-    }
+    options = Options(
+        dt="",
+        address=address,
+        retry_failures=retry_failures,
+        force=force,
+        wait_s=wait_s,
+        max_cost=max_cost,
+        origin=Origin(tuple(as_recorded(inputs)), job_id),
+    )
     reports = []
     is_one = since is None and not catch_up
     for dt in days.days:
-        listing = _list(fill(inputs, dt), may_be_empty=not is_one)
+        options = dataclasses.replace(options, dt=dt)
+        told = _told(on_finish, config, options)
+        listing = _list(fill(inputs, dt), may_be_empty=not is_one, on_error=told.gave_up)
         if listing is not None:
             if not is_one:
                 err.print(f"{dt}:")
-            reports.append(_run(listing, out_dir, config, retries, dt=dt, **options))
+            how = {"log_format": log_format, "retries": retries, "told": told}
+            reports.append(_run(listing, out_dir, config, options, **how))
             if not as_json:
                 _print_report(reports[-1], out_dir)
     if as_json:
@@ -224,33 +279,33 @@ def _days(
     return days
 
 
-def _run(listing: Listing, out_dir: str, config: Config, retries: int = 0, **options: Any) -> Any:
+def _told(on_finish: str | None, config: Config, options: Any) -> Any:
+    """Who hears of a run beside the person who looks at it."""
+    from jobs.notify import notifiers
+    from jobs.watch import Observers
+
+    return Observers(_guarded(lambda: notifiers(on_finish, config, options, err.print)), err.print)
+
+
+def _run(
+    listing: Listing,
+    out_dir: str,
+    config: Config,
+    options: Any,
+    *,
+    told: Any = None,
+    log_format: LogFormat = LogFormat.TEXT,
+    retries: int = 0,
+) -> Any:
+    from jobs.logs import JsonLog
     from jobs.progress import progress_printer
-    from jobs.retry import with_retries
-    from jobs.run import run as run_job
-    from pipeline.bundles.spec import BundleError
+    from jobs.watch import Observers, run_observed
 
-    with progress_printer(err) as on_progress:
-
-        def once() -> Any:
-            return run_job(
-                listing,
-                out_dir,
-                config,
-                on_progress=on_progress,
-                on_wait=lambda owner: err.print(f"waiting for {owner}"),
-                **options,
-            )
-
+    is_text = log_format is LogFormat.TEXT
+    with progress_printer(err) if is_text else nullcontext(JsonLog()) as shown:
+        observer = Observers([shown, *([told] if told else [])], err.print)
         return _guarded(
-            lambda: with_retries(
-                once,
-                retries,
-                lambda e, s: err.print(
-                    f"failed: {without_secrets(str(e))}; again in {s:.0f} s", markup=False
-                ),
-                lambda e: isinstance(e, (BundleError, InputError, ConfigError)),
-            )
+            lambda: run_observed(listing, out_dir, config, options, observer, err.print, retries)
         )
 
 
@@ -296,7 +351,8 @@ def _print_report(report: Any, out_dir: str) -> None:
     if report.n_failed:
         from jobs.status import failures_of
 
-        for message in failures_of(out_dir, report.run_id)[:_MOST_FAILURES]:
+        told = failures_of(out_dir, report.run_id) if err.instead is None else []  # a log has told each
+        for message in told[:_MOST_FAILURES]:
             err.print(f"failed: {message}")
         out.print(f"Why units failed stands in {out_dir}/failures", highlight=False)
 
@@ -308,9 +364,31 @@ def plan(
     config_file: ConfigFile = None,
     overrides: Overrides = None,
     retry_failures: RetryFailures = False,
+    max_cost: MaxCost = None,
+    size_cluster: Annotated[
+        bool,
+        typer.Option("--size-cluster", help="How many nodes of cluster.* do it within --deadline."),
+    ] = False,
+    deadline: Annotated[
+        str, typer.Option(metavar="TIME", help="For --size-cluster: 6h, 90m, 1d12h.")
+    ] = "24h",
+    video_hours: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="N", help="For --size-cluster: as if so many hours were left to do."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the units of work that a run would do; decode nothing, write nothing."""
+    """List the units of work that a run would do and what they take; decode nothing, write nothing.
+
+    Examples:
+
+      reeltable plan videos/ --out tables --set prices.cpu_hour=0.04 --max-cost 20
+
+      reeltable plan videos/ --out tables --config tuned.yaml --size-cluster --deadline 6h
+    """
+    from jobs.cost import check_cost, described, described_size, estimate
     from jobs.plan import make_plan
     from pipeline.tables.ledger import read_ledger
     from pipeline.tables.store import Store
@@ -320,9 +398,15 @@ def plan(
     made = _guarded(
         lambda: make_plan(listing, config, read_ledger(Store(out_dir)), retry_failures=retry_failures)
     )
+    takes = _guarded(lambda: estimate(made, config, Store(out_dir)))
+    size = None
+    if size_cluster:
+        size = _guarded(lambda: _sized(takes, config, deadline, video_hours))
     if as_json:
         _print_json(
             {
+                "takes": dataclasses.asdict(takes),
+                "cluster": dataclasses.asdict(size) if size else None,
                 "bundle": made.bundle.name,
                 "result_digest": made.result_digest,
                 "n_videos": len(made.sources),
@@ -332,7 +416,23 @@ def plan(
                 "todo": [dataclasses.asdict(unit) for unit in made.todo],
             }
         )
-        return
+    else:
+        _print_plan(made, [*described(takes), *(described_size(size) if size else ())])
+    if max_cost is not None:
+        _guarded(lambda: check_cost(takes, max_cost))
+
+
+def _sized(takes: Any, config: Config, deadline: str, video_hours: float | None) -> Any:
+    from jobs.cost import parse_duration_s, size_cluster
+
+    deadline_s = parse_duration_s(deadline)
+    if takes.rates is None:
+        raise ConfigError(f"--size-cluster: {takes.unknown[0]}")
+    hours = takes.video_h if video_hours is None else video_hours
+    return size_cluster(hours * 3600, takes.rates, config.cluster, config.prices, deadline_s)
+
+
+def _print_plan(made: Any, takes: list[str]) -> None:
     table = Table("unit", "start s", "end s", "attempt", "uri", box=None)
     for unit in made.todo:
         end = "end" if unit.end_s is None else f"{unit.end_s:g}"
@@ -343,6 +443,8 @@ def plan(
         f"({made.n_done_before} done before, {made.n_failed_before} failed before)",
         highlight=False,
     )
+    for line in takes:
+        out.print(line, highlight=False)
 
 
 @app.command()
@@ -424,9 +526,10 @@ def demo(
 ) -> None:
     """Run the main job on real sample videos, offline, and show the first rows."""
     from jobs.demo import first_rows, sample_videos
+    from jobs.run import Options
 
     videos = _guarded(sample_videos)
-    report = _run(_list(videos), out_dir, _load(None, overrides), dt=_day(None))
+    report = _run(_list(videos), out_dir, _load(None, overrides), Options(_day(None)))
     if as_json:
         _print_json(dataclasses.asdict(report))
     else:
@@ -781,11 +884,16 @@ def tune(
         values = read_values(config_file, overrides or ())
         values["run"] = (values.get("run") or {}) | found.settings
         values["clips"] = (values.get("clips") or {}) | {"reader": found.reader}
+        values["rates"] = (values.get("rates") or {}) | found.rates
         write.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
     if as_json:
         _print_json(dataclasses.asdict(found))
         return
-    found_best = {"run": found.settings, "clips": {"reader": found.reader}}
+    found_best = {
+        "run": found.settings,
+        "clips": {"reader": found.reader},
+        "rates": found.rates,
+    }
     out.print(yaml.safe_dump(found_best, sort_keys=False).rstrip(), highlight=False)
     err.print(
         f"measured on {found.video_s:.0f} s of video, {found.device}: a second of it takes "
@@ -950,12 +1058,20 @@ def models_verify(
 @overload
 def _list(inputs: list[str]) -> Listing: ...
 @overload
-def _list(inputs: list[str], *, may_be_empty: bool) -> Listing | None: ...
-def _list(inputs: list[str], *, may_be_empty: bool = False) -> Listing | None:
+def _list(
+    inputs: list[str], *, may_be_empty: bool, on_error: Callable[[Exception], None]
+) -> Listing | None: ...
+def _list(
+    inputs: list[str],
+    *,
+    may_be_empty: bool = False,
+    on_error: Callable[[Exception], None] = lambda _: None,
+) -> Listing | None:
     try:
         listing = list_sources(inputs)
     except InputError as e:
         if not may_be_empty:
+            on_error(e)
             _fail(str(e), Exit.USAGE)
         err.print(f"warning: {without_secrets(str(e))}")
         return None

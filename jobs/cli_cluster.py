@@ -72,7 +72,7 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
     command: Any = typer.main.get_command(app)
     given: dict[str, Any] = command.commands["run"].make_context("reeltable run", [*arguments]).params
     overrides = [*(given["overrides"] or ()), *(["sync.correct=true"] if given["correct_sync"] else ())]
-    for url in (*given["inputs"], given["out_dir"]):
+    for url in (*given["inputs"], given["out_dir"], given["on_finish"] or ""):
         if without_secrets(url) != url:
             what = "a password or signature in a URL would end in files and logs"
             fail(f"{url}: {what}; credentials come from the environment", Exit.USAGE)
@@ -268,6 +268,12 @@ def _request(arguments: list[str], **more: Any) -> tuple[Any, int]:
         options += ["--wait", f"{given['wait_s']:g}"]
     if given["max_failed_share"] is not None:
         options += ["--max-failed-share", f"{given['max_failed_share']:g}"]
+    if given["max_cost"] is not None:
+        options += ["--max-cost", f"{given['max_cost']:g}"]
+    if given["on_finish"]:
+        options += ["--on-finish", given["on_finish"]]
+    if given["log_format"].value != "text":
+        options += ["--log-format", given["log_format"].value]
     request = Request(
         inputs=tuple(given["inputs"]),
         out=given["out_dir"],

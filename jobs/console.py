@@ -15,8 +15,22 @@ from pipeline.config import Config, ConfigError, load_config
 from pipeline.sources import InputError, without_secrets
 
 T = TypeVar("T")
+
+
+class Stderr(Console):
+    """Prints text, or gives it to `instead`, where a program listens."""
+
+    instead: Callable[[str], None] | None = None
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        if self.instead is None:
+            super().print(*objects, **options)
+        else:
+            self.instead(" ".join(map(str, objects)))
+
+
 out = Console(soft_wrap=True, markup=False)
-err = Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+err = Stderr(stderr=True, soft_wrap=True, highlight=False, markup=False)
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for a program to read.")]
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
-from jobs.run import RUNS
+from jobs.record import RUNS
 from pipeline.config import ConfigError
 from pipeline.sources import without_secrets
 from pipeline.tables.store import Store

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.bundles.spec import find_bundle
-from pipeline.config import Config, ConfigError
+from pipeline.config import Config, ConfigError, read_as
 from pipeline.evaluation.labelled import Accuracy, Answer, Examiner, Example, accuracy, measured
 from pipeline.evaluation.records import Measured, Outcome, Report
 from pipeline.media.guard import Guard, Limits
@@ -141,13 +141,13 @@ def evaluate_fusion(
         InputError: an unknown kind of fusion, or data that are not there.
     """
     from pipeline.fusion import FUSIONS
-    from pipeline.training.fusion import RECIPE, REFERENCES, compare, load_recipe, tables
+    from pipeline.training.fusion import RECIPE, REFERENCES, Recipe, compare, tables
 
     kinds = tuple(FUSIONS) if fusion == "all" else tuple(fusion.split(","))
     unknown = sorted(set(kinds) - set(FUSIONS))
     if unknown:
         raise InputError(f"--fusion {fusion}: expected all, or some of {', '.join(FUSIONS)}")
-    recipe = load_recipe(RECIPE).model_copy(update={"models": (*kinds, *REFERENCES)})
+    recipe = read_as(Recipe, RECIPE).model_copy(update={"models": (*kinds, *REFERENCES)})
     try:
         found = compare(Path(data), Path(work), recipe, tell)
     except FileNotFoundError as e:

@@ -11,14 +11,15 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from jobs.sink import CLIPS_COLUMN
-from pipeline.bundles.families.chat import sentence, short
-from pipeline.bundles.families.offline import OfflineCaptioner
 from pipeline.bundles.spec import PartSpec
+
+if TYPE_CHECKING:  # torch is for workers that encode
+    from pipeline.bundles.families.offline import OfflineCaptioner
 
 REQUESTS = "requests"  # a column beside the unit's: what is asked about each clip, JSON; null: nothing
 KIND = "vllm"
@@ -154,6 +155,8 @@ class Together:
 
 def _caption(said: object, error: str | None) -> tuple[str | None, str | None]:
     """The sentence, or why there is none."""
+    from pipeline.bundles.families.chat import sentence, short
+
     if error:
         return None, f"{KIND}: {short(error)}"
     if not isinstance(said, str) or not said.strip():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import platform
 import signal
 import sys
 import threading
@@ -13,12 +12,13 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from jobs.cost import check_cost, estimate
 from jobs.plan import Plan, make_plan
+from jobs.record import RUNS, Failed, Origin, Progress, Report, RunReport, committed_of, versions
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
@@ -30,94 +30,57 @@ from pipeline.tables.read import embedding_dim
 from pipeline.tables.store import Store, TableError
 from pipeline.understand import Provenance
 
-RUNS = "_runs"
-_PACKAGES = ("torch", "torchvision", "torchaudio", "ray", "av", "decord2", "pyarrow", "reeltable")
+if TYPE_CHECKING:
+    from jobs.watcher import Counts
+
 _WRITE_CPUS = 0.25
 _POLL_S = 0.5
 
 
 @dataclass(frozen=True)
-class RunReport:
-    """What a run did; written to `_runs/<run_id>.json`."""
+class Options:
+    """How a run is asked for; nothing of it changes a row but the day under which it stands."""
 
+    dt: str  # the logical date of new rows, 2026-01-31
+    address: str | None = (
+        None  # of a Ray cluster to join; else RAY_ADDRESS, else a local Ray that stops again
+    )
+    retry_failures: bool = False  # take units that failed before again
+    force: bool = False  # take every unit again; what it gives replaces what is there
+    wait_s: float = 0.0  # for another job that writes to the output
+    max_cost: float | None = None  # a plan that costs more is refused
+    origin: Origin = field(default_factory=Origin)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A run that has begun."""
+
+    store: Store
+    config: Config
+    options: Options
     run_id: str
-    dt: str
-    state: str  # succeeded, or nothing_to_do
-    n_videos: int
-    n_units: int
-    n_done: int
-    n_empty: int
-    n_failed: int  # new in this run
-    n_failed_before: int
-    n_done_before: int
-    n_clips: int
-    wall_s: float
-    plan_s: float
-    start_s: float  # Ray and the model
-    decode_s: float  # sums over workers
-    encode_s: float
-    commit_s: float
-    video_s: float  # hours of video are what cost is counted in
-    bundle: str
-    bundle_digest: str
-    result_digest: str
-    config: dict[str, Any]
-    started_at: str
-    versions: dict[str, str]
-    inputs: tuple[str, ...] = ()
-    job_id: str | None = None
-    n_cpus: float = 0.0  # of the cluster, as Ray counts them; 0: not recorded
-    n_gpus: float = 0.0
-
-
-@dataclass(frozen=True)
-class Origin:
-    """On whose behalf a run is made, for its record."""
-
-    inputs: tuple[str, ...] = ()  # as they were asked for, without secrets; a `{date}` is not filled in
-    job_id: str | None = None  # the cluster job or scheduler's run that this is
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands."""
-
-    phase: str  # planning, starting, running, publishing
-    total: int = 0
-    decoded: int = 0
-    encoded: int = 0
-    committed: int = 0
-    failed: int = 0
-
-
-Report = Callable[[Progress], None]
+    started_at: datetime
+    on_progress: Report
 
 
 def run(
     listing: Listing,
     out: str,
     config: Config,
+    options: Options,
     *,
-    dt: str,
-    address: str | None = None,
-    retry_failures: bool = False,
-    force: bool = False,
-    wait_s: float = 0.0,
-    origin: Origin | None = None,
     on_progress: Report = lambda _: None,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
     """Do what is missing of `listing` and publish the tables under `out`.
 
     Args:
-        dt: the logical date under which new rows stand, 2026-01-31.
-        address: of a Ray cluster to join; else `RAY_ADDRESS`, else a local Ray that stops again.
-        retry_failures: take units that failed before again.
-        force: take every unit again; what it gives replaces what is there.
-        wait_s: for another job that writes to `out`; `on_wait` is told which.
+        on_wait: is told which other job is waited for.
 
     Raises:
         BundleError, TableError: the model or the output cannot be used; nothing is lost.
+        CostError: it would cost more than it may; nothing was done.
     """
     started_at = datetime.now(UTC)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
@@ -130,19 +93,12 @@ def run(
 
         check_detector()
     store = Store(out)
-    with lease(store, "run", run_id, wait_s=wait_s, on_wait=on_wait):
-        return _run(
-            store,
-            listing,
-            config,
-            dt,
-            address,
-            (retry_failures, force),
-            on_progress,
-            run_id,
-            started_at,
-            origin or Origin(),
-        )
+
+    def told(progress: Progress) -> None:
+        on_progress(replace(progress, run_id=run_id))
+
+    with lease(store, "run", run_id, wait_s=options.wait_s, on_wait=on_wait):
+        return _run(_Job(store, config, options, run_id, started_at, told), listing)
 
 
 def _check_captioner(bundle: BundleSpec, config: Config) -> None:
@@ -155,19 +111,9 @@ def _check_captioner(bundle: BundleSpec, config: Config) -> None:
         raise ConfigError(f"{what}; expected captions.model=NAME, on the hub or a folder")
 
 
-def _run(
-    store: Store,
-    listing: Listing,
-    config: Config,
-    dt: str,
-    address: str | None,
-    again: tuple[bool, bool],
-    on_progress: Report,
-    run_id: str,
-    started_at: datetime,
-    origin: Origin,
-) -> RunReport:
+def _run(job: _Job, listing: Listing) -> RunReport:
     started = time.perf_counter()
+    store, config, options = job.store, job.config, job.options
     ledger = read_ledger(store)
     recover(store, ledger.records, ledger.replaced)
     bundle = find_bundle(config.bundle)
@@ -176,24 +122,23 @@ def _run(
 
         fetch(bundle)
     _check_dim(store, ledger, bundle)
-    on_progress(Progress("planning", len(listing.sources)))
-    retry_failures, force = again
-    plan = make_plan(listing, config, ledger, retry_failures=retry_failures, force=force)
+    job.on_progress(Progress("planning", len(listing.sources)))
+    plan = make_plan(
+        listing, config, ledger, retry_failures=options.retry_failures, force=options.force
+    )
+    if options.max_cost is not None:
+        check_cost(estimate(plan, config, store), options.max_cost)
     plan_s = time.perf_counter() - started
-    provenance = Provenance(plan.bundle.name, plan.bundle.digest(), plan.result_digest, run_id)
-    seconds: dict[str, float] = {}
+    spent = _Spent()
     if plan.todo:
         plan.bundle.check_files()
-        seconds = _execute(plan, store.root, config, provenance, dt, address, on_progress)
+        spent = _execute(plan, job)
     if plan.todo or not is_published(store, ledger):
-        on_progress(Progress("publishing", len(plan.todo)))
-        ledger = publish(store, dt)
-    report = _report(
-        store, ledger, plan, provenance, config, dt, seconds, plan_s, started, started_at.isoformat()
-    )
-    report = replace(report, inputs=origin.inputs, job_id=origin.job_id)
+        job.on_progress(Progress("publishing", len(plan.todo)))
+        ledger = publish(store, options.dt)
+    report = _report(job, plan, ledger, spent, plan_s, time.perf_counter() - started)
     if plan.todo:
-        store.write_json(f"{RUNS}/{run_id}.json", asdict(report))
+        store.write_json(f"{RUNS}/{job.run_id}.json", asdict(report))
     return report
 
 
@@ -206,55 +151,87 @@ def _check_dim(store: Store, ledger: Ledger, bundle: BundleSpec) -> None:
         )
 
 
-def _execute(
-    plan: Plan,
-    out: str,
-    config: Config,
-    provenance: Provenance,
-    dt: str,
-    address: str | None,
-    on_progress: Report,
-) -> dict[str, float]:
-    """Run the plan on Ray; seconds spent by stage, summed over workers, and the `cpus` and `gpus` there are."""
+@dataclass(frozen=True)
+class _Spent:
+    """What the stages took, summed over workers."""
+
+    start_s: float = 0.0
+    counts: Counts | None = None
+    device: str | None = None
+    n_cpus: float = 0.0  # of the cluster
+    n_gpus: float = 0.0
+
+
+def _execute(plan: Plan, job: _Job) -> _Spent:
+    """Run the plan on Ray."""
     started = time.perf_counter()
-    on_progress(Progress("starting", len(plan.todo)))
-    with _ray(address):
+    config, n_units = job.config, len(plan.todo)
+    provenance = Provenance(plan.bundle.name, plan.bundle.digest(), plan.result_digest, job.run_id)
+    job.on_progress(Progress("starting", n_units))
+    with _ray(job.options.address):
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from jobs.sink import TableSink
-        from jobs.stages import Watcher
+        from jobs.watcher import Watcher
 
         # On this node, because any other may die and take what was counted with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         watcher = Watcher.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
         start_s = time.perf_counter() - started
-        with _unwrapped(), _watched(watcher, len(plan.todo), on_progress):
+        with _unwrapped(), _watched(watcher, n_units, job.on_progress):
             data = _pipeline(plan, config, provenance, watcher)
-            n_units = max(config.run.units_per_file, -(-len(plan.todo) // config.run.max_files))
-            sink = TableSink(out, dt, provenance.run_id, n_units, watcher)
+            per_file = max(config.run.units_per_file, -(-n_units // config.run.max_files))
+            sink = TableSink(job.store.root, job.options.dt, job.run_id, per_file, watcher)
             data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
-        units, seconds, n_failed = ray.get(watcher.read.remote())
-        committed = units.get("committed", 0)
-        on_progress(Progress("running", len(plan.todo), committed, committed, committed, n_failed))
+        counts, failures = ray.get(watcher.read.remote())
+        job.on_progress(_progress(n_units, counts, failures))
+        device = "cuda" if _uses_gpu(config) else "cpu"
         there = ray.cluster_resources()
-        machine = {"cpus": there.get("CPU", 0.0), "gpus": there.get("GPU", 0.0)}
-        return seconds | machine | {"start": start_s + seconds.get("loaded", 0.0)}
+        sizes = (float(there.get("CPU", 0)), float(there.get("GPU", 0)))
+        return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device, *sizes)
 
 
-def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) -> Any:
-    """Units → decoded → encoded, as a lazy Ray Data set."""
+def _progress(total: int, counts: Counts, failures: tuple[Failed, ...]) -> Progress:
+    n = counts.units
+    return Progress(
+        phase="running",
+        total=total,
+        decoded=n.get("decoded", 0),
+        encoded=n.get("encoded", 0),
+        committed=n.get("committed", 0),
+        failed=counts.n_failed,
+        video_s=counts.video_s,
+        failures=failures,
+    )
+
+
+def _uses_gpu(config: Config) -> bool:
+    """Whether the encoders run on GPUs of the cluster that is joined."""
+    import ray
+
+    has_gpu = ray.cluster_resources().get("GPU", 0) > 0
+    if config.run.device == "cuda" and not has_gpu:
+        raise ConfigError("run.device is cuda, but Ray finds no GPU here; expected auto or cpu")
+    return config.run.device == "cuda" or (config.run.device == "auto" and has_gpu)
+
+
+def _pipeline(
+    plan: Plan,
+    config: Config,
+    provenance: Provenance,
+    watcher: Any,
+    stages: tuple[Any, Any] | None = None,
+) -> Any:
+    """Units → decoded → encoded, as a lazy Ray Data set; `stages` are what workers run, if not the usual."""
     import ray
 
     from jobs import offline
-    from jobs.stages import EncodeStage, decoded, restarts
-    from pipeline.bundles.families import load_part
+    from jobs.stages import DecodeStage, EncodeStage, decoded, restarts
 
     cluster = ray.cluster_resources()
-    n_cpus, n_gpus = cluster.get("CPU", 1), cluster.get("GPU", 0)
-    uses_gpu = config.run.device == "cuda" or (config.run.device == "auto" and n_gpus > 0)
-    if uses_gpu and not n_gpus:
-        raise ConfigError("run.device is cuda, but Ray finds no GPU here; expected auto or cpu")
+    n_cpus, n_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
+    uses_gpu = _uses_gpu(config)
     n_encoders = config.run.encode_workers
     part = plan.bundle.captioner(config)
     if part is not None and part.kind == offline.KIND:
@@ -262,11 +239,13 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
         if n_gpus < need:
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
-    n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
-    clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, n_decoders, watcher)
+    workers = decoders(n_cpus, uses_gpu, config)
+    decode_stage, encode_stage = stages or (DecodeStage, EncodeStage)
+    rate_hz = plan.bundle.sample_rate_hz
+    clips = decoded(list(plan.todo), config, rate_hz, workers, watcher, decode_stage)
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     encoded = clips.map_batches(
-        EncodeStage,
+        encode_stage,
         fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
@@ -276,6 +255,8 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
     )
     if part is None or part.kind != offline.KIND:
         return encoded
+    from pipeline.bundles.families import load_part  # brings torch, which only this needs here
+
     return offline.with_captions(encoded, load_part(part, plan.bundle.directory), part)
 
 
@@ -286,10 +267,23 @@ def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, Any]:
     return {"num_cpus": 0, "num_gpus": run.encode_gpus} if uses_gpu else {"num_cpus": run.encode_cpus}
 
 
-def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Config) -> int:
-    """As many as the CPUs carry beside the encoders; without a GPU the encoders need half of them."""
-    spare = n_cpus - _WRITE_CPUS - (0 if uses_gpu else n_encoders * config.run.encode_cpus)
-    return max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
+def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]:
+    """How many workers decode, and the CPUs that each holds: as many as the CPUs carry beside the encoders;
+    without a GPU encoding needs half of them. A whole CPU each, unless there is less than one.
+
+    Raises:
+        ConfigError: encoders take all CPUs, so that nothing would ever be decoded.
+    """
+    run = config.run
+    if not n_cpus:  # nodes will come
+        return run.decode_workers or 1, 1.0
+    taken = _WRITE_CPUS + (0.0 if uses_gpu else run.encode_workers * run.encode_cpus)
+    spare = n_cpus - taken
+    if spare <= 0:
+        what = f"encoders and writer take {taken:g} CPUs, Ray has {n_cpus:g}, so none is left to decode"
+        raise ConfigError(f"{what}; expected less of run.encode_workers or run.encode_cpus")
+    most = run.decode_workers or max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
+    return most, min(1.0, spare)
 
 
 @contextmanager
@@ -305,6 +299,7 @@ def _ray(address: str | None) -> Iterator[None]:
     with _silent_stderr():
         ray.init(
             address=address or "local",
+            num_cpus=None if address else len(os.sched_getaffinity(0)),
             include_dashboard=None if address else False,
             log_to_driver=False,
             logging_level=logging.ERROR,
@@ -361,9 +356,8 @@ def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
 
     def poll() -> None:
         while not stopped.wait(_POLL_S):
-            units, _, n_failed = ray.get(watcher.read.remote())
-            decoded, encoded, committed = (units.get(s, 0) for s in ("decoded", "encoded", "committed"))
-            on_progress(Progress("running", total, decoded, encoded, committed, n_failed))
+            counts, failures = ray.get(watcher.read.remote())
+            on_progress(_progress(total, counts, failures))
 
     thread = threading.Thread(target=poll, daemon=True)
     thread.start()
@@ -375,59 +369,35 @@ def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
 
 
 def _report(
-    store: Store,
-    ledger: Ledger,
-    plan: Plan,
-    provenance: Provenance,
-    config: Config,
-    dt: str,
-    seconds: dict[str, float],
-    plan_s: float,
-    started: float,
-    started_at: str,
+    job: _Job, plan: Plan, ledger: Ledger, spent: _Spent, plan_s: float, wall_s: float
 ) -> RunReport:
-    mine = [r for r in ledger.records if r.run_id == provenance.run_id]
-    states = [e.state for r in mine for e in r.units if e.run_id == provenance.run_id]
-    videos_s = 0.0
-    for record in mine:
-        for file in record.files:
-            spans = store.read_table(file, columns=["start_s", "end_s"]).to_pydict()
-            videos_s += sum(spans["end_s"]) - sum(spans["start_s"])
+    counts = spent.counts
+    seconds = counts.seconds if counts else {}
     return RunReport(
-        run_id=provenance.run_id,
-        dt=dt,
+        run_id=job.run_id,
+        dt=job.options.dt,
         state="succeeded" if plan.todo else "nothing_to_do",
         n_videos=len(plan.sources),
         n_units=plan.n_units,
-        n_done=states.count("done"),
-        n_empty=states.count("empty"),
-        n_failed=states.count("failed"),
         n_failed_before=plan.n_failed_before,
         n_done_before=plan.n_done_before,
-        n_clips=sum(r.n_clips for r in mine),
-        wall_s=time.perf_counter() - started,
+        **committed_of(job.store, ledger, job.run_id),
+        wall_s=wall_s,
         plan_s=plan_s,
-        start_s=seconds.get("start", 0.0),
+        start_s=spent.start_s,
         decode_s=seconds.get("decoded", 0.0),
         encode_s=seconds.get("encoded", 0.0),
         commit_s=seconds.get("committed", 0.0),
-        video_s=videos_s,
-        bundle=provenance.bundle,
-        bundle_digest=provenance.bundle_digest,
-        result_digest=provenance.result_digest,
-        config=config.model_dump(mode="json"),
-        started_at=started_at,
-        versions=_versions(),
-        n_cpus=seconds.get("cpus", 0.0),
-        n_gpus=seconds.get("gpus", 0.0),
+        encode_cpu_s=counts.cpu_s.get("encoded", 0.0) if counts else 0.0,
+        device=spent.device,
+        n_cpus=spent.n_cpus,
+        n_gpus=spent.n_gpus,
+        bundle=plan.bundle.name,
+        bundle_digest=plan.bundle.digest(),
+        result_digest=plan.result_digest,
+        config=job.config.model_dump(mode="json", exclude={"notify"}),  # which may hold a secret
+        started_at=job.started_at.isoformat(),
+        versions=versions(),
+        inputs=job.options.origin.inputs,
+        job_id=job.options.origin.job_id,
     )
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -11,6 +11,8 @@ import ray
 from ray.data.block import Block
 from ray.data.datasource import Datasink
 
+from jobs.record import Failed
+from jobs.watcher import Done
 from pipeline.tables.commit import commit
 from pipeline.tables.lease import check_held
 from pipeline.tables.schema import UNITS
@@ -39,14 +41,33 @@ class TableSink(Datasink[float]):
         store = Store(self.root)
         check_held(store, self.run_id)  # a task may outlive its run
         record = commit(store, pa.concat_tables(clips), units, self.dt, self.run_id)
-        n_failed = sum(entry.state == "failed" for entry in record.units)
         seconds = time.perf_counter() - started
-        self.watcher.add.remote("committed", len(units), seconds, n_failed)
+        self.watcher.add.remote(_done(units, record.n_clips, seconds))
         return seconds
 
     @property
     def min_rows_per_write(self) -> int:
         return self.units_per_file
+
+
+def _done(units: pa.Table, n_clips: int, seconds: float) -> Done:
+    """What the watcher is told of rows of `_units` that are committed."""
+    names = ["unit_id", "uri", "stage", "code", "message", "state", "sync_offset_ms"]
+    rows = units.select(names).to_pylist()
+    failures = tuple(
+        Failed(**{name: row[name] for name in names[:5]}) for row in rows if row["state"] == "failed"
+    )
+    offsets = tuple(r["sync_offset_ms"] / 1000 for r in rows if r["sync_offset_ms"] is not None)
+    n_empty = sum(row["state"] == "empty" for row in rows)
+    return Done(
+        "committed",
+        len(rows),
+        seconds,
+        n_clips=n_clips,
+        n_empty=n_empty,
+        failures=failures,
+        offsets_s=offsets,
+    )
 
 
 def with_clips(units: list[dict[str, Any]], clips: list[pa.Table]) -> pa.Table:

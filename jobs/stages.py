@@ -13,11 +13,11 @@ import ray
 
 from jobs.offline import REQUESTS
 from jobs.sink import with_clips
-from pipeline.bundles.families.offline import OfflineCaptioner
+from jobs.watcher import Done
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
 from pipeline.media.guard import Guard, Limits
-from pipeline.records import MediaError, Unit
+from pipeline.records import ClipBatch, MediaError, Unit
 from pipeline.transport import unpack
 from pipeline.understand import Decoded, Provenance, encode
 
@@ -31,24 +31,6 @@ def unit_table(units: list[Unit]) -> pa.Table:
     """Units as rows that go into the pipeline."""
     texts = pa.array((json.dumps(dataclasses.asdict(u), default=str) for u in units), pa.string())
     return pa.table({"unit": texts}, schema=UNIT)
-
-
-@ray.remote(num_cpus=0)
-class Watcher:
-    """Counts what the stages have finished, for the progress bar and the run's record."""
-
-    def __init__(self) -> None:
-        self.units: dict[str, int] = {}
-        self.seconds: dict[str, float] = {}
-        self.n_failed = 0
-
-    def add(self, stage: str, units: int, seconds: float, n_failed: int = 0) -> None:
-        self.units[stage] = self.units.get(stage, 0) + units
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        self.n_failed += n_failed
-
-    def read(self) -> tuple[dict[str, int], dict[str, float], int]:
-        return self.units, self.seconds, self.n_failed
 
 
 class DecodeStage:
@@ -66,7 +48,7 @@ class DecodeStage:
             decoded, buffer = self._decode(Unit(**json.loads(text)))
             out["decoded"].append(ray.cloudpickle.dumps(decoded))
             out["batch"].append(buffer)
-            self.watcher.add.remote("decoded", 1, decoded.decode_s)
+            self.watcher.add.remote(Done("decoded", 1, decoded.decode_s))
         return pa.table(out, schema=DECODED)
 
     def _decode(self, unit: Unit) -> tuple[Decoded, bytes | None]:
@@ -80,19 +62,29 @@ class DecodeStage:
 
 
 def decoded(
-    units: list[Unit], config: Config, sample_rate_hz: int, n_decoders: int, watcher: Any
+    units: list[Unit],
+    config: Config,
+    sample_rate_hz: int,
+    workers: tuple[int, float],
+    watcher: Any,
+    stage: type[DecodeStage] = DecodeStage,
 ) -> ray.data.Dataset:
-    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task."""
+    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task.
+
+    Args:
+        workers: how many decode, and the CPUs that Ray keeps for each.
+    """
     table = unit_table(units)
+    n_decoders, cpus = workers
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
     return ray.data.from_arrow(blocks).map_batches(
-        DecodeStage,
+        stage,
         fn_constructor_args=(config, sample_rate_hz, watcher),
         batch_size=1,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
-        num_cpus=1,
+        num_cpus=cpus,
         **restarts(config),
     )
 
@@ -112,17 +104,20 @@ class EncodeStage:
         import torch
 
         from pipeline.bundles.accelerate import keep_memory
+        from pipeline.bundles.families.offline import OfflineCaptioner
         from pipeline.bundles.model import Model
 
+        self.offline = OfflineCaptioner
         keep_memory()
-        torch.set_num_threads(os.cpu_count() or 1)  # Ray allots less, and decode seldom fills the rest
+        # Ray allots less, and decode seldom fills the rest.
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
         started = time.perf_counter()
         self.model = Model(find_bundle(config.bundle), config, device)
         self.provenance, self.watcher = provenance, watcher
-        watcher.add.remote("loaded", 1, time.perf_counter() - started)
+        watcher.add.remote(Done("loaded", 1, time.perf_counter() - started))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         units = []
         for known, buffer in zip(rows.column("decoded"), rows.column("batch"), strict=True):
             decoded: Decoded = ray.cloudpickle.loads(known.as_py())
@@ -130,13 +125,20 @@ class EncodeStage:
             units.append(dataclasses.replace(decoded, batch=batch))
         done = encode(units, self.model, self.provenance)
         rows = with_clips([d.unit for d in done], [d.clips for d in done])
-        if isinstance(self.model.captioner, OfflineCaptioner):
+        if isinstance(self.model.captioner, self.offline):
             asked = [self._requests(d, self.model.captioner) for d in units]
             rows = rows.append_column(REQUESTS, pa.array(asked, pa.list_(pa.string())))
-        self.watcher.add.remote("encoded", len(done), time.perf_counter() - started)
+        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+        video_s = sum(_video_s(decoded.batch) for decoded in units)
+        self.watcher.add.remote(Done("encoded", len(done), seconds, cpu_s, video_s))
         return rows
 
-    def _requests(self, decoded: Decoded, captioner: OfflineCaptioner) -> list[str | None]:
+    def _requests(self, decoded: Decoded, captioner: Any) -> list[str | None]:
         if decoded.batch is None:
             return []
         return [json.dumps(r) if r is not None else None for r in captioner.requests(decoded.batch)]
+
+
+def _video_s(batch: ClipBatch | None) -> float:
+    """Seconds of video that a unit's clips cover, which may overlap."""
+    return float(batch.end_s.max() - batch.start_s.min()) if batch is not None and len(batch) else 0.0

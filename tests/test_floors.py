@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,9 @@ MAY_IMPORT = {
     "pipeline.metrics": GROUND | {"pipeline.metrics"},
     "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media", "pipeline.encoders"},
     "pipeline.tables": GROUND | {"pipeline.tables"},
+    # A page for a person: shows rows of the tables beside what is seen and heard of their sources.
+    "pipeline.browse": GROUND
+    | {"pipeline.browse", "pipeline.tables", "pipeline.media", "pipeline.sources"},
     "pipeline.bundles": GROUND
     | {"pipeline.bundles", "pipeline.encoders", "pipeline.fusion", "pipeline.heads"},
     "pipeline.report": GROUND
@@ -31,6 +36,7 @@ MAY_IMPORT = {
 }
 FORBIDDEN = {
     "pipeline": {"ray", "jobs"},
+    "pipeline.browse": {"torch", "ray", "jobs"},
     "pipeline.metrics": {"torch", "ray", "jobs"},
     "pipeline.tables": {"torch", "ray", "jobs"},
     "pipeline.report": {"torch", "ray", "jobs"},
@@ -72,3 +78,10 @@ def test_some_packages_never_enter(package):
     for file in files_of(package):
         roots = {name.split(".")[0] for name in imports_of(file)}
         assert not roots & FORBIDDEN[package], f"{file.relative_to(ROOT)}"
+
+
+@pytest.mark.parametrize("module", ["jobs.run", "jobs.stages", "jobs.cli", "pipeline.understand"])
+def test_torch_is_loaded_by_processes_that_encode_and_by_no_other(module):
+    """It costs seconds and hundreds of MB, which the driver and each decoder would pay for nothing."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

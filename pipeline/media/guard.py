@@ -123,7 +123,11 @@ class Guard:
             _discard(child.pid)
 
 
-_CHILD = "import sys; from pipeline.media.guard import serve; serve(int(sys.argv[1]), sys.argv[2])"
+# A terminal's Ctrl-C reaches the child too: its parent decides what that means, and ends it.
+_CHILD = (
+    "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); "
+    "from pipeline.media.guard import serve; serve(int(sys.argv[1]), sys.argv[2])"
+)
 
 
 def serve(fd: int, function: str) -> None:

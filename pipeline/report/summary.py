@@ -222,7 +222,9 @@ def _limit(
     theirs and as wide as its actors.
     """
     config = (run.get("config") or {}).get("run") or {}
-    on_gpu = n_gpus > 0 and config.get("device") != "cpu"
+    on_gpu = run.get("device") == "cuda" or (
+        not run.get("device") and n_gpus > 0 and config.get("device") != "cpu"
+    )
     encode_core_s = 0.0 if on_gpu else float(run.get("encode_cpu_s") or stage_s["encode"])
     core_s = stage_s["decode"] + stage_s["commit"] + encode_core_s
     if not (n_cpus and video_s and core_s):

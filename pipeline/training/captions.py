@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -31,7 +30,7 @@ from pipeline.bundles.model import load_text
 from pipeline.bundles.objects import read_objects
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.bundles.weights import label_space
-from pipeline.config import CONFIG_DIR, load_config
+from pipeline.config import CONFIG_DIR, load_config, read_as
 from pipeline.encoders.text import SentenceEncoder
 from pipeline.heads.captions import with_article
 from pipeline.heads.decoder import BEGIN, END, KINDS, PAD, CaptionDecoder, CaptionText, DecoderConfig
@@ -41,6 +40,7 @@ from pipeline.training.loop import LoopConfig, fit
 from pipeline.training.plain import Grammar, Names, Part, Plain, retold
 from pipeline.training.vectors import embedded
 
+RECIPE = CONFIG_DIR / "train" / "captions.yaml"
 WHOLE, THING, DEED = (KINDS.index(kind) for kind in ("sentence", "thing", "deed"))
 _PEOPLE = ("a person", "someone in a suit", "a ball player", "a diver")
 _ALIKE = (
@@ -312,18 +312,14 @@ def write(net: CaptionDecoder, text: CaptionText, out: Path) -> None:
     text.tokenizer.save(str(out / "tokenizer.json"), pretty=False)
 
 
-def read_recipe(path: Path) -> Recipe:
-    return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the caption decoder and write its weights.")
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and embeddings")
-    parser.add_argument("--config", type=Path, default=CONFIG_DIR / "train" / "captions.yaml")
+    parser.add_argument("--config", type=Path, default=RECIPE)
     parser.add_argument("--out", type=Path, default=find_bundle("embedded").directory / "captions")
     args = parser.parse_args()
-    recipe = read_recipe(args.config)
+    recipe = read_as(Recipe, args.config)
     task = make_task(recipe, args.data, args.work)
     fitted = fit(
         task,

@@ -23,7 +23,7 @@ from pipeline.config import load_config
 from pipeline.encoders import motion
 from pipeline.media.probe import probe
 from pipeline.media.video import index_packets, read_motion
-from pipeline.records import Unit
+from pipeline.records import Unit, short_hash
 from pipeline.sync.align import read_clips
 from pipeline.understand import SAMPLE_RATE_HZ
 
@@ -49,13 +49,19 @@ class Footage:
         return self.pictures[[file not in names for file in self.files]]
 
 
+def listing(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """What tells files from others of the same names: size in bytes, time of the last change in ns."""
+    return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
 def read_footage(files: Sequence[Path], most_windows: int, work: Path, name: str) -> Footage:
-    """The first `most_windows` windows of each file, from `work` where they were read before.
+    """The first `most_windows` windows of each file, from `work` where these were read before.
 
     Raises:
         MediaError: a file cannot be opened.
         ValueError: no file has a picture.
     """
+    name = f"{name}-{short_hash(listing(files), most_windows)}"
     array, index = work / f"{name}.npy", work / f"{name}.json"
     if not index.is_file():
         windows, names, starts = [], [], []
@@ -85,8 +91,8 @@ class Windows:
 
 
 def read_as_a_run(files: Sequence[Path], work: Path, name: str) -> Windows:
-    """All windows of the first minute of each file, from `work` where they were read before."""
-    kept = work / f"{name}-as-a-run.npz"
+    """All windows of the first minute of each file, from `work` where these were read before."""
+    kept = work / f"{name}-as-a-run-{short_hash(listing(files))}.npz"
     if not kept.is_file():
         config = load_config(overrides=["sync.window_s=0"])
         small = {"motion_rate_hz": motion.RATE_HZ, "motion_height_px": motion.SIZE_PX[0]}

@@ -22,13 +22,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor, nn
 
 from pipeline.bundles.model import Model
 from pipeline.bundles.spec import find_bundle
-from pipeline.config import CONFIG_DIR, load_config
+from pipeline.config import CONFIG_DIR, load_config, read_as
 from pipeline.fusion import FUSIONS
 from pipeline.records import short_hash
 from pipeline.training import grid
@@ -323,15 +322,6 @@ def _cell(m: Measure | None, is_gain: bool) -> str:
     return f"{100 * m.value:{sign}.1f} ({100 * m.low:{sign}.1f} to {100 * m.high:{sign}.1f})"
 
 
-def load_recipe(file: Path) -> Recipe:
-    """The recipe of a YAML file.
-
-    Raises:
-        pydantic.ValidationError: an unknown key, or a value of the wrong kind.
-    """
-    return Recipe.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the fusions and print them side by side.")
     parser.add_argument("data", type=Path)
@@ -341,7 +331,7 @@ def main() -> None:
     parser.add_argument("--recipe", type=Path, default=RECIPE)
     args = parser.parse_args()
     torch.set_num_threads(1)  # the nets are small: more threads wait for each other
-    found = compare(args.data, args.work, load_recipe(args.recipe))
+    found = compare(args.data, args.work, read_as(Recipe, args.recipe))
     (args.work / "fusion.json").write_text(json.dumps(asdict(found), indent=1), encoding="utf-8")
     print(tables(found))
 

@@ -16,18 +16,18 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import CONFIG_DIR
+from pipeline.config import CONFIG_DIR, read_as
 from pipeline.encoders.motion import CAMERA_MOTIONS, N_PICTURES, OBJECT_MOTIONS, SIZE_PX, MotionNet
 from pipeline.training import fights, footage
 from pipeline.training.loop import LoopConfig, fit
 from pipeline.training.rendered_motion import FLOW_STEP_PX, dead_leaves, plan_clip, render
 
+RECIPE = CONFIG_DIR / "train" / "motion.yaml"
 WEIGHTS = Path(__file__).resolve().parents[1] / "bundles" / "embedded" / "motion.safetensors"
 NO_OBJECT = len(OBJECT_MOTIONS)  # the class of clips in which nothing does any of them
 UNKNOWN = -1
@@ -39,7 +39,7 @@ _GRID_STRIDE = 60  # of its 599 files, which show one speaker
 
 
 class Recipe(BaseModel):
-    """`configs/train/motion.yaml`."""
+    """What is rendered, and how long it is learned from."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -50,12 +50,6 @@ class Recipe(BaseModel):
     held_out: tuple[str, ...]
     passes: tuple[LoopConfig, ...] = Field(min_length=1)
     fight_strengths: tuple[float, ...] = Field(min_length=1)
-
-
-def read_recipe() -> Recipe:
-    """The shipped one."""
-    text = (CONFIG_DIR / "train" / "motion.yaml").read_text(encoding="utf-8")
-    return Recipe.model_validate(yaml.safe_load(text))
 
 
 @dataclass(frozen=True)
@@ -228,7 +222,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and read files")
     args = parser.parse_args()
-    net = train(args.data, args.work, read_recipe())
+    net = train(args.data, args.work, read_as(Recipe, RECIPE))
     save_file({k: v.contiguous() for k, v in net.state_dict().items()}, WEIGHTS)
 
 

@@ -8,6 +8,7 @@ read_material      all of it, divided: what is scored on is never trained on
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,19 +27,24 @@ from torch.nn import functional as F
 from pipeline.bundles.model import Model
 from pipeline.bundles.scene import mean_looks, windows
 from pipeline.bundles.spec import find_bundle
-from pipeline.config import load_config
+from pipeline.config import load_config, read_as
 from pipeline.encoders.motion import CAMERA_MOTIONS, OBJECT_MOTIONS, MotionNet
 from pipeline.fusion.scene import MOTION_DIM
-from pipeline.records import ClipBatch, Unit
-from pipeline.training.footage import read_footage, read_table
+from pipeline.records import ClipBatch, Unit, short_hash
+from pipeline.training.footage import listing, read_footage, read_table
 from pipeline.training.motion import (
     NO_OBJECT,
     UNKNOWN,
     WEIGHTS,
     Scenes,
-    read_recipe,
     read_scenes,
     rendered,
+)
+from pipeline.training.motion import (
+    RECIPE as MOTION_RECIPE,
+)
+from pipeline.training.motion import (
+    Recipe as MotionRecipe,
 )
 from pipeline.training.scene_pairs import SOUND_CLAUSES, Material, Recognised, Stage
 from pipeline.understand import decode
@@ -62,9 +68,10 @@ class Perceived:
 
 
 def perceive(files: Sequence[Path], model: Model, work: Path, name: str) -> Perceived:
-    """What the senses take `files` for, from `work` where they were read before; a file that cannot be read
-    is left out."""
-    values, index = work / f"{name}.safetensors", work / f"{name}.json"
+    """What the senses take `files` for, from `work` where these files were read so before; a file that cannot
+    be read is left out."""
+    key = short_hash(listing(files), model.config.result_digest(model.spec.digest()))
+    values, index = work / f"{name}-{key}.safetensors", work / f"{name}-{key}.json"
     if not index.is_file():
         rows: list[dict[str, Tensor]] = []
         names: list[str] = []
@@ -131,7 +138,9 @@ def rendered_motions(
 ) -> dict[str, Tensor]:
     """Features of `n` windows of rendered motion by what is most told of each: what a thing does, else the
     camera."""
-    file = work / f"{name}.safetensors"
+    drawn_on = [hashlib.blake2b(x.tobytes()).hexdigest() for x in (scenes.stills, scenes.played)]
+    weights = [hashlib.blake2b(t.numpy().tobytes()).hexdigest() for t in net.state_dict().values()]
+    file = work / f"{name}-{short_hash(drawn_on, weights, n, seed)}.safetensors"
     if not file.is_file():
         random = np.random.default_rng(seed)
         found: dict[str, list[Tensor]] = {kind: [] for kind in (*CAMERA_MOTIONS, *OBJECT_MOTIONS)}
@@ -144,7 +153,9 @@ def rendered_motions(
                 moves = thing not in (NO_OBJECT, UNKNOWN)
                 found[OBJECT_MOTIONS[thing] if moves else CAMERA_MOTIONS[camera]].append(row)
         work.mkdir(parents=True, exist_ok=True)
-        save_file({kind: torch.stack(rows) for kind, rows in found.items()}, file)
+        part = file.with_suffix(".part")
+        save_file({kind: torch.stack(rows) for kind, rows in found.items() if rows}, part)
+        os.replace(part, file)
     return load_file(file)
 
 
@@ -214,7 +225,7 @@ def _motions(
     sources: Sources, data: Path, work: Path, net: MotionNet, is_scored: Callable[[str], bool]
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Rendered onto the pictures that the motion network learned from, and onto held-out ones of fights."""
-    learned = read_scenes(data, work, read_recipe())
+    learned = read_scenes(data, work, read_as(MotionRecipe, MOTION_RECIPE))
     files = [file for file in sorted((data / "fights").glob("*.mp4")) if is_scored(file.name)]
     others = read_footage(files, 1, work, "fights-scored").pictures
     scored = Scenes(np.ascontiguousarray(others[:, 0]), others[:0])

@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -29,7 +28,7 @@ from torch.nn import functional as F
 from pipeline.bundles.meaning import TextMeaning
 from pipeline.bundles.model import Model
 from pipeline.bundles.spec import find_bundle
-from pipeline.config import CONFIG_DIR, load_config
+from pipeline.config import CONFIG_DIR, load_config, read_as
 from pipeline.fusion.scene import Clips, SceneEncoder, SceneSize
 from pipeline.training.coco import Sentences, read_sentences
 from pipeline.training.loop import LoopConfig, fit
@@ -49,6 +48,7 @@ from pipeline.training.scene_pairs import (
 from pipeline.training.scene_sources import Sources, kinship_of, read_material
 from pipeline.training.vectors import embedded
 
+RECIPE = CONFIG_DIR / "train" / "scenes.yaml"
 N_WATCHED = 500
 
 
@@ -309,20 +309,16 @@ def write(net: nn.Module, file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def read_recipe(path: Path) -> Recipe:
-    return Recipe.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the scene encoder and write its weights.")
     parser.add_argument("data", type=Path)
     parser.add_argument("--work", type=Path, required=True, help="checkpoints and what was read")
-    parser.add_argument("--config", type=Path, default=CONFIG_DIR / "train" / "scenes.yaml")
+    parser.add_argument("--config", type=Path, default=RECIPE)
     parser.add_argument(
         "--out", type=Path, default=find_bundle("embedded").directory / "scenes.safetensors"
     )
     args = parser.parse_args()
-    recipe = read_recipe(args.config)
+    recipe = read_as(Recipe, args.config)
     task = make_task(recipe, args.data, args.work)
     fitted = fit(
         task,

@@ -77,7 +77,8 @@ def dated(tmp_path, monkeypatch):
         (folder / "v.mp4").write_bytes(day.encode())
     ran = []
 
-    def run(listing, out, config, *, dt, origin, **_):
+    def run(listing, out, config, options, **_):
+        dt, origin = options.dt, options.origin
         ran.append((dt, [source.uri for source in listing.sources]))
         if dt == "2026-02-03" and "broken" in origin.inputs[0]:
             raise TableError("no space left")
@@ -91,8 +92,8 @@ def dated(tmp_path, monkeypatch):
     return tmp_path, ran
 
 
-def Report(dt):  # noqa: N802 (stands for jobs.run.RunReport)
-    from jobs.run import RunReport
+def Report(dt):  # noqa: N802 (stands for jobs.record.RunReport)
+    from jobs.record import RunReport
 
     zero = dict.fromkeys(RunReport.__dataclass_fields__, 0)
     failed = {"n_failed": 1, "n_units": 1} if dt == "2026-02-01" else {"n_done": 1, "n_units": 1}

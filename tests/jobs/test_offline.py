@@ -145,13 +145,18 @@ def test_the_engine_lives_in_an_environment_of_its_own_where_it_is_not_installed
 
 
 def test_a_run_without_a_model_or_a_gpu_for_it_is_refused(tmp_path, video_file):
-    from jobs.run import run
+    from jobs.run import Options, run
     from pipeline.sources import list_sources
 
     listing = list_sources([str(video_file)])
     with pytest.raises(ConfigError, match=r"captions\.model=NAME"):
-        run(listing, str(tmp_path / "out"), load_config(None, ["bundle=vlm-offline"]), dt="2026-01-01")
+        run(
+            listing,
+            str(tmp_path / "out"),
+            load_config(None, ["bundle=vlm-offline"]),
+            Options("2026-01-01"),
+        )
     assert not (tmp_path / "out").exists()
     named = load_config(None, ["bundle=vlm-offline", "captions.model=any", "run.device=cpu"])
     with pytest.raises(ConfigError, match="take 1 GPUs, Ray finds 0"):
-        run(listing, str(tmp_path / "out"), named, dt="2026-01-01")
+        run(listing, str(tmp_path / "out"), named, Options("2026-01-01"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from jobs.run import decoders
+from pipeline.config import ConfigError, load_config
 from tests.films import clouds, join, write_film
 from tests.media_factory import flash_and_click
 
@@ -154,6 +157,47 @@ def test_old_failures_do_not_fail_a_later_run(with_bad_files):
     assert status["failures_by_code"] == {"not_media": 1, "empty": 1, "not_found": 1}
 
 
+def test_one_cpu_is_enough(lake, tmp_path):
+    """The stages share it; with a whole CPU for each none would ever begin."""
+    command = [
+        sys.executable,
+        "-m",
+        "jobs",
+        "run",
+        str(lake / "late.mov"),
+        "--out",
+        str(tmp_path / "t"),
+    ]
+    one = min(os.sched_getaffinity(0))
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=240, check=False,
+        preexec_fn=lambda: os.sched_setaffinity(0, {one}),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert len(pd.read_parquet(tmp_path / "t" / "clips")) == 1
+
+
+@pytest.mark.parametrize(
+    ("n_cpus", "uses_gpu", "settings", "expected"),
+    [
+        (1, False, [], (1, 0.25)),
+        (2, False, [], (1, 1.0)),
+        (16, False, [], (8, 1.0)),  # encoding needs the other half
+        (16, True, [], (15, 1.0)),
+        (16, False, ["run.decode_workers=3"], (3, 1.0)),
+        (0, False, [], (1, 1.0)),  # a cluster whose nodes are still to come
+    ],
+)
+def test_decoders_take_the_cpus_that_encoders_leave(n_cpus, uses_gpu, settings, expected):
+    assert decoders(n_cpus, uses_gpu, load_config(overrides=settings)) == expected
+
+
+def test_encoders_that_leave_no_cpu_are_refused():
+    config = load_config(overrides=["run.encode_workers=4"])
+    with pytest.raises(ConfigError, match=r"encoders and writer take 2.25 CPUs, Ray has 2"):
+        decoders(2, False, config)
+
+
 def test_decode_never_runs_inside_the_encoders_process(video_file):
     """The optimised plan keeps the two stages apart; fused, decoding would wait for the model."""
     import ray
@@ -161,8 +205,7 @@ def test_decode_never_runs_inside_the_encoders_process(video_file):
 
     from jobs.plan import make_plan
     from jobs.run import _pipeline
-    from jobs.stages import Watcher
-    from pipeline.config import load_config
+    from jobs.watcher import Watcher
     from pipeline.sources import list_sources
     from pipeline.tables.ledger import Ledger
     from pipeline.understand import Provenance

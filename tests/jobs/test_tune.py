@@ -24,6 +24,8 @@ def test_what_was_measured_is_written_into_a_config_that_a_run_takes(video_file,
     config = load_config(out)
     assert config.run.looks_at_once == int(best)
     assert config.labels.max_per_space == 2
+    assert (config.rates.bundle, config.rates.device) == ("embedded", "cpu")
+    assert config.rates.decode_s_per_video_s == pytest.approx(found["decode_s_per_video_s"], rel=1e-3)
     # How fast it goes changes no result.
     before = load_config(overrides=["labels.max_per_space=2"])
     assert config.result_digest("x") == before.result_digest("x")
@@ -37,7 +39,7 @@ def test_only_damaged_files_are_nothing_to_measure_on(tmp_path):
 
 
 def test_a_gpu_gets_as_many_decoders_as_keep_it_busy_and_enough_looks_a_call(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     assert _settings(10.0, 2.0, "cuda", 64, 15.0) == {
         "decode_workers": 5, "encode_workers": 1, "looks_at_once": 64, "units_per_batch": 16,
     }  # fmt: skip

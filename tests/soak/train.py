@@ -44,7 +44,7 @@ def train(config, *arguments, **settings):
         command(config, *arguments, **settings),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=1200,
         check=False,
     )
 
@@ -110,7 +110,7 @@ def test_a_run_with_the_bundle_writes_its_labels(trained, lake):
     films = [str(lake / "cloud0.mp4"), str(lake / "flash0.mp4")]
     run = ["run", *films, "--out", str(lake / "t"), "--config", trained[0]["config"]]
     done = subprocess.run(
-        [sys.executable, "-m", "jobs", *run], capture_output=True, text=True, timeout=280, check=False
+        [sys.executable, "-m", "jobs", *run], capture_output=True, text=True, timeout=1200, check=False
     )
     assert done.returncode == 0, done.stderr
     clips = pd.read_parquet(lake / "t" / "clips")

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.config import read_as
 from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.records import Figure, Measured
 from pipeline.training import fusion
@@ -25,7 +26,7 @@ class FusionComparison(Experiment):
 
     def measure(self, lab: Lab) -> Measured:
         """The comparison's own tables, and its differences as figures."""
-        recipe = fusion.load_recipe(self.recipe)
+        recipe = read_as(fusion.Recipe, self.recipe)
         found = fusion.compare(lab.data, self.work, recipe, lab.tell)
         return Measured(
             how=(

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from pipeline.bundles.spec import BundleError, BundleSpec
 from pipeline.bundles.weights import load_strictly, read_tensors
+from pipeline.config import read_as
 from pipeline.encoders.motion import CAMERA_MOTIONS, OBJECT_MOTIONS, SIZE_PX, MotionNet
 from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.records import (
@@ -31,10 +32,11 @@ from pipeline.metrics.classify import average_precision
 from pipeline.training import fights
 from pipeline.training.footage import picture_steps, read_footage
 from pipeline.training.motion import (
+    RECIPE,
     UNKNOWN,
+    Recipe,
     read_fight_clips,
     read_fights,
-    read_recipe,
     watched_clips,
 )
 
@@ -166,7 +168,7 @@ class FightsFolds(Experiment):
         """Each fold answered by a fit to the other four, whose strength they chose among themselves."""
         clips = read_fight_clips(lab.data, lab.work / "motion")
         lab.tell("heads by nested folds")
-        logits, _ = fights.nested_logits(clips, read_recipe().fight_strengths)
+        logits, _ = fights.nested_logits(clips, read_as(Recipe, RECIPE).fight_strengths)
         right = (logits > 0) == clips.is_fight
         p = np.zeros(len(logits))
         for fold in np.unique(clips.fold):

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from pipeline.bundles.model import Model
 from pipeline.bundles.scene import Scenes
 from pipeline.bundles.spec import BundleError
-from pipeline.config import CONFIG_DIR, load_config
+from pipeline.config import load_config, read_as
 from pipeline.encoders.text import SentenceEncoder
 from pipeline.evaluation.experiments.base import Experiment, Lab
 from pipeline.evaluation.experiments.speed import machine
@@ -49,11 +49,10 @@ from pipeline.training.scene_pairs import (
     sentence_of,
 )
 from pipeline.training.scene_sources import read_material
-from pipeline.training.scenes import Recipe, Told, Writer, person_of, read_recipe
+from pipeline.training.scenes import RECIPE, Recipe, Told, Writer, person_of
 
 Array = npt.NDArray[Any]
 Embed = Callable[[Clips], Tensor]  # vectors (N, D) of N clips, of unit length or zero
-_RECIPE = CONFIG_DIR / "train" / "scenes.yaml"
 _IS_EVIDENCE = 0.2  # from here on `mixed_evidence` counts a name
 _FEWEST_SCENES = 5  # of a name that is asked for
 _UNIT = 15  # clips of 4 s: a unit of a minute
@@ -63,7 +62,7 @@ class SceneVectors(Experiment):
     """Vectors of clips by the scene encoder beside those of the evidence alone, which it begins from."""
 
     kind: Literal["scenes"]
-    recipe: Path = Field(_RECIPE, description="how the encoder is trained, and what is held out")
+    recipe: Path = Field(RECIPE, description="how the encoder is trained, and what is held out")
     work: Path = Field(
         Path("checkpoints/scenes"), description="of the training: keeps what was read of the data"
     )
@@ -78,7 +77,7 @@ class SceneVectors(Experiment):
     def measure(self, lab: Lab) -> Measured:
         """Figures of the trained encoder, and a table of both ways."""
         model, scenes = load_scenes(lab)
-        recipe = read_recipe(self.recipe)
+        recipe = read_as(Recipe, self.recipe)
         lab.tell("captions and footage are read")
         held = self._held_out(lab, model, recipe)
         lab.tell(f"{len(held.told.scripts)} scenes are composed")

@@ -13,7 +13,14 @@ from pipeline.bundles.model import Model
 from pipeline.bundles.scene import Scenes, named, shots_of
 from pipeline.bundles.senses import Sensed
 from pipeline.bundles.spec import BundleError, BundleSpec, SceneSpec, WeightFile, find_bundle
+from pipeline.config import read_as
+from pipeline.evaluation.experiments.scenes import texts_of
 from pipeline.fusion.scene import LEAST_SURE, SceneEncoder, SceneSize
+from pipeline.records import Unit
+from pipeline.training.footage import read_table
+from pipeline.training.scene_pairs import SOUND_CLAUSES
+from pipeline.training.scenes import RECIPE, Recipe
+from pipeline.understand import decode
 from tests.batches import make_batch
 
 SIZE = SceneSize(dim=16, depth=2, num_heads=2, context_depth=1)
@@ -100,3 +107,28 @@ def test_shots_are_counted_at_their_cuts():
     assert shots_of(batch).tolist() == [0, 0, 0, 0]
     object.__setattr__(batch, "cut_s", np.array([np.nan, 4.0, np.nan, 12.0]))
     assert shots_of(batch).tolist() == [0, 1, 1, 2]
+
+
+N_OF_EACH = 3
+
+
+def test_shipped_weights_tell_held_out_sounds_apart_better_than_the_evidence(model, shared_media):
+    """Sounds of a fold that training never had, each put to that class whose sentence is the nearest."""
+    data, kinds = shared_media.parent / "data", list(SOUND_CLAUSES)
+    fold = read_as(Recipe, RECIPE).sources.held_out_fold
+    rows = read_table(data / "esc10.csv").items()
+    batches, truth = [], []
+    for k, kind in enumerate(kinds):
+        files = [f for f, row in rows if row["label"] == kind and int(row["fold"]) == fold]
+        for file in files[:N_OF_EACH]:
+            unit = Unit(file, file, str(data / "esc10" / file), "", 0.0, None)
+            batches.append(decode(unit, model.config, model.sample_rate_hz).batch)
+            truth += [k] * len(batches[-1])
+    senses = model.sense(batches)
+    present = torch.tensor([[False, True]] * len(truth))
+    evidence, _ = model.meaning.fuse(senses.seen, senses.heard, present)
+    trained = model.scenes.embed(batches, senses, present, evidence)
+    texts = texts_of(SOUND_CLAUSES, model.meaning.text)
+    n_right = [int(((x @ texts.T).argmax(1) == torch.tensor(truth)).sum()) for x in (evidence, trained)]
+    assert n_right[1] > n_right[0], n_right
+    assert n_right[1] > len(truth) / 2

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.config import CONFIG_DIR
+from pipeline.config import read_as
 from pipeline.heads.decoder import CaptionText
+from pipeline.training.captions import RECIPE as SHIPPED
 from pipeline.training.captions import (
     CaptionTask,
     Recipe,
     padded,
-    read_recipe,
     train_tokenizer,
     write,
 )
@@ -103,5 +103,5 @@ def test_what_is_written_is_the_network_in_half_precision(task, tmp_path):
 
 
 def test_the_recipe_is_valid():
-    recipe = read_recipe(CONFIG_DIR / "train" / "captions.yaml")
+    recipe = read_as(Recipe, SHIPPED)
     assert recipe.sizes(recipe.vocabulary, 384).dim % recipe.num_heads == 0

@@ -1,5 +1,8 @@
 """Footage is read once, in windows on the clock of the file."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -11,6 +14,7 @@ from pipeline.training.footage import (
     read_footage,
     varied_steps,
 )
+from tests.media_factory import flash_and_click
 
 
 def test_windows_follow_each_other_and_are_read_once(video_file, tmp_path):
@@ -20,9 +24,21 @@ def test_windows_follow_each_other_and_are_read_once(video_file, tmp_path):
     assert found.start_s == (0.0, 2.0)
     brightest = found.pictures[0].mean((1, 2)).argmax()
     assert brightest / RATE_HZ == pytest.approx(1.0, abs=0.05)  # the flash
-    again = read_footage([], 2, tmp_path, "made")
+    kept = next(tmp_path.glob("made*.npy")).stat().st_mtime_ns
+    again = read_footage([video_file], 2, tmp_path, "made")
     assert np.array_equal(again.pictures, found.pictures)
+    assert next(tmp_path.glob("made*.npy")).stat().st_mtime_ns == kept
     assert len(found.without([video_file.name])) == 0
+
+
+def test_what_was_read_otherwise_does_not_stand_in(video_file, tmp_path):
+    """Fewer windows, or a file that changed, are read anew into the same folder."""
+    own = shutil.copy(video_file, tmp_path)
+    files = [Path(own)]
+    assert len(read_footage(files, 2, tmp_path / "kept", "made")) == 2
+    assert len(read_footage(files, 1, tmp_path / "kept", "made")) == 1
+    flash_and_click(files[0], seconds=2.2)
+    assert len(read_footage(files, 2, tmp_path / "kept", "made")) == 1
 
 
 def test_nothing_to_read_is_an_error(tmp_path):

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
+from pipeline.config import ConfigError, read_as
 from pipeline.fusion import FusionSize
 from pipeline.training import fusion, grid
 from pipeline.training.loop import LoopConfig
@@ -82,11 +82,11 @@ def test_the_best_single_model_is_taken_off():
 
 
 def test_the_shipped_recipe_is_read_and_a_wrong_one_is_told(tmp_path):
-    assert set(fusion.load_recipe(fusion.RECIPE).models) == set(fusion.MODELS)
+    assert set(read_as(fusion.Recipe, fusion.RECIPE).models) == set(fusion.MODELS)
     file = tmp_path / "recipe.yaml"
     file.write_text("models: [late, latest]")
-    with pytest.raises(ValidationError, match="unknown latest; expected some of late, early"):
-        fusion.load_recipe(file)
+    with pytest.raises(ConfigError, match="unknown latest; expected some of late, early"):
+        read_as(fusion.Recipe, file)
     file.write_text("loop: {epochs: 3}")
-    with pytest.raises(ValidationError, match="epochs"):
-        fusion.load_recipe(file)
+    with pytest.raises(ConfigError, match="epochs"):
+        read_as(fusion.Recipe, file)

@@ -8,15 +8,17 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.bundles.weights import load_strictly
+from pipeline.config import read_as
 from pipeline.encoders.motion import CAMERA_MOTIONS, MotionNet
 from pipeline.training.loop import LoopConfig, fit
 from pipeline.training.motion import (
     NO_OBJECT,
+    RECIPE,
     UNKNOWN,
     WEIGHTS,
     MotionTask,
+    Recipe,
     Scenes,
-    read_recipe,
     rendered,
     watched_clips,
 )
@@ -68,7 +70,7 @@ def test_the_shipped_weights_know_camera_motion_on_pictures_they_never_saw():
 
 
 def test_the_recipe_holds_out_what_it_names():
-    recipe = read_recipe()
+    recipe = read_as(Recipe, RECIPE)
     assert recipe.held_out
     assert len({settings.seed for settings in recipe.passes}) == len(recipe.passes)
 
@@ -79,4 +81,4 @@ def test_a_typo_in_the_recipe_is_refused():
     from pipeline.training.motion import Recipe
 
     with pytest.raises(ValidationError, match="held_outs"):
-        Recipe.model_validate({**read_recipe().model_dump(), "held_outs": ["a.mp4"]})
+        Recipe.model_validate({**read_as(Recipe, RECIPE).model_dump(), "held_outs": ["a.mp4"]})

@@ -1,0 +1,116 @@
+"""What a command and all that it starts take while it runs: CPU and memory by role, objects, spilled bytes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.soak.tables import descendants
+
+_EVERY_S = 0.25
+_TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
+# The first that a process's command line names is its role.
+ROLES = {
+    "pipeline.media.guard": "decode",
+    "EncodeStage": "encode",
+    "DecodeStage": "hand over",
+    "Write": "write",
+    "ray::": "other tasks",
+    "/ray/": "ray",
+}
+
+
+@dataclass
+class Taken:
+    """Of one command; memory is each role's largest process's own, without what is shared."""
+
+    wall_s: float = 0.0
+    cpu_s: dict[str, float] = field(default_factory=dict)
+    peak_mb: dict[str, float] = field(default_factory=dict)
+    shared_peak_mb: float = 0.0  # of /dev/shm, where objects between stages lie
+    spilled_mb: float = 0.0
+
+
+class Sampler:
+    """Looks at a process and its descendants four times a second; what a process took last is what counts."""
+
+    def __init__(self, pid: int, spill: Path) -> None:
+        self.pid, self.spill = pid, spill
+        self.cpu_s: dict[int, float] = {}
+        self.ranks: dict[int, int] = {}
+        self.peak_mb: dict[int, float] = {}
+        self.shared_before_mb = _shared_mb()
+        self.shared_peak_mb = self.spilled_mb = 0.0
+
+    def look(self) -> None:
+        for pid, line in ({self.pid: ""} | descendants(self.pid)).items():
+            rank = next((k for k, part in enumerate(ROLES) if part in line), len(ROLES))
+            self.ranks[pid] = min(rank, self.ranks.get(pid, rank))  # Ray names a process late
+            try:
+                stat = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                statm = Path(f"/proc/{pid}/statm").read_text().split()
+            except OSError:
+                continue
+            self.cpu_s[pid] = (int(stat[11]) + int(stat[12])) / _TICKS
+            own_mb = (int(statm[1]) - int(statm[2])) * _PAGE / 2**20
+            self.peak_mb[pid] = max(own_mb, self.peak_mb.get(pid, 0.0))
+        self.shared_peak_mb = max(self.shared_peak_mb, _shared_mb() - self.shared_before_mb)
+        spilled = sum(f.stat().st_size for f in self.spill.glob("session_*/ray_spilled_objects*/*"))
+        self.spilled_mb = max(self.spilled_mb, spilled / 2**20)
+
+    def taken(self, wall_s: float) -> Taken:
+        taken = Taken(wall_s, shared_peak_mb=self.shared_peak_mb, spilled_mb=self.spilled_mb)
+        names = [*ROLES.values(), "driver"]
+        for pid, seconds in self.cpu_s.items():
+            role = names[self.ranks[pid]]
+            taken.cpu_s[role] = taken.cpu_s.get(role, 0.0) + seconds
+            taken.peak_mb[role] = max(taken.peak_mb.get(role, 0.0), self.peak_mb[pid])
+        return taken
+
+
+def timed(
+    command: list[str], env: Mapping[str, str] | None = None, cpus: set[int] | None = None
+) -> Taken:
+    """Run a command to its end, on `cpus` if told.
+
+    Raises:
+        AssertionError: it failed; with the end of what it said.
+    """
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env=dict(os.environ) | dict(env or {}),
+        preexec_fn=(lambda: os.sched_setaffinity(0, cpus)) if cpus else None,
+    )
+    sampler, stopped = Sampler(process.pid, Path("/tmp/ray")), threading.Event()
+
+    def watch() -> None:
+        while not stopped.wait(_EVERY_S):
+            sampler.look()
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    _, said = process.communicate()
+    wall_s = time.perf_counter() - began
+    stopped.set()
+    thread.join()
+    assert process.returncode == 0, f"{command}: {said.decode(errors='replace')[-3000:]}"
+    return sampler.taken(wall_s)
+
+
+def _shared_mb() -> float:
+    of = os.statvfs("/dev/shm")
+    return (of.f_blocks - of.f_bfree) * of.f_frsize / 2**20
+
+
+def cpu_s_of_machine() -> float:
+    """CPU seconds that all processes have taken since the machine began."""
+    user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    return (user + nice + system) / _TICKS
