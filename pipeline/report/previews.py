@@ -41,7 +41,8 @@ class Previews:
         if not self.failed:
             return ""
         codes = ", ".join(f"{n} × {code}" for code, n in self.failed.most_common())
-        return f"{sum(self.failed.values())} previews could not be made ({codes})."
+        n = sum(self.failed.values())
+        return f"{n} {'preview' if n == 1 else 'previews'} could not be made ({codes})."
 
 
 def choose(clips: pa.Table, limit: int) -> list[Wanted]:

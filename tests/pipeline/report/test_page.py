@@ -163,6 +163,7 @@ def test_the_timeline_of_another_video_is_shown_when_it_is_chosen(seen):
 def test_texts_that_mean_harm_are_shown_as_text(seen):
     seen.page.click("#next")
     of_video(seen, "onerror")
+    seen.screenshot("report_hostile", of="#clips")
     cells = seen.page.locator("#clip-table bdi").all_text_contents()
     for text in (TAGS, TURNED, LONG, LABEL, NAME.rsplit("/", 1)[-1]):
         assert text in cells
@@ -177,6 +178,7 @@ def test_nothing_is_wider_than_the_window(chromium, page, width):
     with visit(chromium, page.as_uri(), size=(width, 800)) as seen:
         seen.page.wait_for_selector(READY, state="attached")
         of_video(seen, "onerror")
+        seen.screenshot(f"report_{width}", full=False)
         assert seen.page.evaluate("() => document.documentElement.scrollWidth") <= width
 
 
