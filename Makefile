@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 EVALUATE := $(BIN)/reeltable evaluate configs/eval/embedded.yaml
 
-.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-tables bench-run bench-nodes soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion train-scenes bench-scenes
+.PHONY: demo test lint format evaluate calibrate bench-decode bench-encode bench-encode-steps bench-offset bench-report bench-tables bench-run bench-nodes soak-cluster soak-train soak-media soak-tables train-lips clean train-fusion train-captions bench-captions bench-shots train-motion bench-motion train-scenes bench-scenes
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -81,6 +81,9 @@ bench-nodes: $(STAMP)  ## where throughput stops following the nodes: 1, 4 and 1
 
 bench-tables: $(STAMP)  ## planning a million units, resuming over a hundred thousand records
 	$(BIN)/python -m tests.benchmarks.tables
+
+bench-report: $(STAMP)  ## the report of 100,000 clips: written, opened, filtered in Chromium
+	$(BIN)/python -m tests.benchmarks.report
 
 soak-tables: $(STAMP)  ## a hundred runs killed at random moments, then finished
 	$(BIN)/python -m tests.soak.tables --rounds 100

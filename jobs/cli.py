@@ -23,6 +23,7 @@ from rich.table import Table
 
 from jobs.cli_browse import browse
 from jobs.cli_cluster import schedule, submit
+from jobs.cli_report import report
 from jobs.console import AsJson, Exit, err, out
 from jobs.console import fail as _fail
 from jobs.console import guarded as _guarded
@@ -56,6 +57,7 @@ app.add_typer(models, name="models", rich_help_panel=_LEARN)
 app.add_typer(submit, name="submit", rich_help_panel=_CLUSTER)
 app.add_typer(schedule, name="schedule", rich_help_panel=_CLUSTER)
 app.command(rich_help_panel=_LOOK)(browse)
+app.command(rich_help_panel=_LOOK)(report)
 
 Inputs = Annotated[
     list[str],
@@ -458,6 +460,7 @@ def _print_plan(made: Any, takes: list[str]) -> None:
 def status(directory: Directory, as_json: AsJson = False) -> None:
     """What is in the tables of DIR: done, failed, and how fast the last run was."""
     from jobs.status import read_status
+    from pipeline.remedies import remedy
 
     found = _guarded(lambda: read_status(directory))
     if as_json:
@@ -469,7 +472,7 @@ def status(directory: Directory, as_json: AsJson = False) -> None:
         highlight=False,
     )
     for code, count in sorted(found.failures_by_code.items()):
-        out.print(f"  {count} × {code}", highlight=False)
+        out.print(f"  {count} × {code}: {remedy(code)}", highlight=False)
     if found.last_run is not None:
         last = found.last_run
         rate = f", {found.video_s_per_s:.1f} s of video a second" if found.video_s_per_s else ""

@@ -84,6 +84,8 @@ class RunReport:
     job_id: str | None = None
     device: str | None = None  # of the encoders; None: nothing was encoded
     encode_cpu_s: float = 0.0  # processor time of the encoders, all their threads
+    n_cpus: float = 0.0  # of the cluster, as Ray counts them; 0: not recorded
+    n_gpus: float = 0.0
 
 
 def committed_of(store: Store, ledger: Ledger, run_id: str) -> dict[str, Any]:

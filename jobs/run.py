@@ -158,6 +158,8 @@ class _Spent:
     start_s: float = 0.0
     counts: Counts | None = None
     device: str | None = None
+    n_cpus: float = 0.0  # of the cluster
+    n_gpus: float = 0.0
 
 
 def _execute(plan: Plan, job: _Job) -> _Spent:
@@ -185,7 +187,9 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
         counts, failures = ray.get(watcher.read.remote())
         job.on_progress(_progress(n_units, counts, failures))
         device = "cuda" if _uses_gpu(config) else "cpu"
-        return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device)
+        there = ray.cluster_resources()
+        sizes = (float(there.get("CPU", 0)), float(there.get("GPU", 0)))
+        return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device, *sizes)
 
 
 def _progress(total: int, counts: Counts, failures: tuple[Failed, ...]) -> Progress:
@@ -386,6 +390,8 @@ def _report(
         commit_s=seconds.get("committed", 0.0),
         encode_cpu_s=counts.cpu_s.get("encoded", 0.0) if counts else 0.0,
         device=spent.device,
+        n_cpus=spent.n_cpus,
+        n_gpus=spent.n_gpus,
         bundle=plan.bundle.name,
         bundle_digest=plan.bundle.digest(),
         result_digest=plan.result_digest,

@@ -17,6 +17,7 @@ Playwright, the test is skipped. Screenshots stay in `test_output/`, for a perso
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ import pytest
 
 OUTPUT = Path(__file__).resolve().parents[1] / "test_output"
 _NAMES = ("chromium", "chromium-browser", "google-chrome")
-_ARGUMENTS = [
+ARGUMENTS = [
     "--no-sandbox",
     "--disable-gpu",
     "--disable-quic",
@@ -43,15 +44,20 @@ _HERE = {"127.0.0.1", "localhost", "::1"}
 _BARRIERS = {"serious", "critical"}
 
 
+def program() -> str | None:
+    """Where the machine's Chromium is; None where it has none."""
+    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """A headless Chromium; the test is skipped where there is none."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
-    program = next((found for name in _NAMES if (found := shutil.which(name))), None)
-    if program is None:
+    found = program()
+    if found is None:
         pytest.skip("no chromium here: apt-get install chromium")
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=_ARGUMENTS)
+        browser = playwright.chromium.launch(executable_path=found, args=ARGUMENTS)
         yield browser
         browser.close()
 
@@ -68,10 +74,19 @@ class Visit:
         """Requests to anything but this machine's files and loopback."""
         return [url for url in self.requests if not _is_here(url)]
 
+    def until(self, expression: str, timeout_s: float = 20.0) -> None:
+        """Wait for an expression to hold; Playwright's own way is refused by pages that forbid eval."""
+        ends = time.monotonic() + timeout_s
+        while not self.page.evaluate(f"() => Boolean({expression})"):
+            assert time.monotonic() < ends, f"after {timeout_s:g} s still not: {expression}"
+            self.page.wait_for_timeout(30)
+
     def barriers(self) -> list[str]:
         """What axe-core finds serious or critical, a line a rule and place."""
         self.page.evaluate(_axe())
-        found = self.page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
+        found = self.page.evaluate(
+            "() => axe.run(document, {resultTypes: ['violations'], preload: false})"
+        )
         return [
             f"{rule['id']} ({rule['impact']}): {node['html'][:200]} {node.get('failureSummary', '')}"
             for rule in found["violations"]
@@ -97,11 +112,13 @@ def visit(
     *,
     colours: str = "light",
     size: tuple[int, int] = (1280, 900),
+    wait_until: str = "load",
     **context_options: Any,
 ) -> Iterator[Visit]:
     """A fresh page at `url`, loaded, as somebody sees it who prefers those colours.
 
     Args:
+        wait_until: an event of Playwright's `goto`.
         context_options: of Playwright's `new_context`, such as `reduced_motion="reduce"`.
     """
     viewport = {"width": size[0], "height": size[1]}
@@ -111,7 +128,7 @@ def visit(
     seen.page.on("console", lambda m: seen.errors.append(m.text) if m.type == "error" else None)
     seen.page.on("pageerror", lambda error: seen.errors.append(str(error)))
     try:
-        seen.page.goto(url)
+        seen.page.goto(url, wait_until=wait_until)
         yield seen
     finally:
         context.close()

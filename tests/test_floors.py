@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "pipeline.records": set(),
     "pipeline.sources": GROUND,
     "pipeline.transport": GROUND,
+    "pipeline.remedies": set(),
     "pipeline.media": GROUND | {"pipeline.media"},
     "pipeline.encoders": GROUND | {"pipeline.encoders"},
     "pipeline.fusion": GROUND | {"pipeline.fusion", "pipeline.encoders"},
@@ -29,12 +30,16 @@ MAY_IMPORT = {
     | {"pipeline.browse", "pipeline.tables", "pipeline.media", "pipeline.sources"},
     "pipeline.bundles": GROUND
     | {"pipeline.bundles", "pipeline.encoders", "pipeline.fusion", "pipeline.heads"},
+    "pipeline.report": GROUND
+    | {"pipeline.report", "pipeline.tables", "pipeline.media", "pipeline.remedies"}
+    | {"pipeline.bundles.spec"},
 }
 FORBIDDEN = {
     "pipeline": {"ray", "jobs"},
     "pipeline.browse": {"torch", "ray", "jobs"},
     "pipeline.metrics": {"torch", "ray", "jobs"},
     "pipeline.tables": {"torch", "ray", "jobs"},
+    "pipeline.report": {"torch", "ray", "jobs"},
 }
 
 

@@ -317,7 +317,10 @@ def packets_from(container: Any, stream: Any, pts: int | None) -> Iterator[Any]:
                 return
         # Well ahead of the stream's start: aimed at the start itself, MPEG-TS misses its first keyframe.
         ahead = (stream.start_time or 0) - int(_SEEK_AHEAD_S / stream.time_base)
-        container.seek(ahead, stream=stream, backward=True)
+        try:
+            container.seek(ahead, stream=stream, backward=True)
+        except av.FFmpegError:  # AVI knows nothing before its start
+            container.seek(stream.start_time or 0, stream=stream, backward=True)
     yield from _demux(container, stream)
 
 

@@ -18,6 +18,7 @@ from pipeline.tables.ledger import CHECKPOINT, Ledger, read_ledger
 from pipeline.tables.publish import mark_published, publish, rederive, rewrite
 from pipeline.tables.store import Store, TableError
 
+REPORT = "report"  # the page of an output, and the previews beside it
 TARGET_BYTES = 128 * 2**20
 
 
@@ -153,6 +154,8 @@ def forget(store: Store, names: Collection[str], dt: str) -> Forgotten:
     after = read_ledger(store)
     rederive(store, after, sources, dt, gone={entry.video_id for entry in gone})
     mark_published(store, after)
+    for name in store.names(REPORT):  # it shows what is gone now
+        store.remove(name)
     return Forgotten(
         tuple(sorted({entry.video_id for entry in gone})),
         tuple(sorted(uris)),

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from jobs.cli import _print_report, app
+from pipeline.remedies import remedy
 from pipeline.tables.commit import commit
 from pipeline.tables.lease import lease
 from pipeline.tables.publish import publish
@@ -101,6 +102,15 @@ def test_status_of_nothing_says_how_to_begin(tmp_path):
     code, _, stderr = call("status", tmp_path)
     assert code == 1
     assert "reeltable run" in stderr
+
+
+def test_status_says_what_to_do_about_each_failure_code(tmp_path):
+    store = Store(str(tmp_path))
+    commit(store, clips(), units(unit("u", "failed")), DAY, "r")
+    publish(store, DAY)
+    code, stdout, _ = call("status", tmp_path)
+    assert code == 0
+    assert f"1 × not_media: {remedy('not_media')}" in stdout
 
 
 def test_probe_tells_streams_and_their_skew(tmp_path):

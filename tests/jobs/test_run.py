@@ -48,7 +48,7 @@ def test_a_run_prints_its_times_and_keeps_them(out):
     out, done = out
     (record,) = (out / "_runs").glob("*.json")
     kept = json.loads(record.read_text())
-    for name in ("wall_s", "decode_s", "encode_s", "commit_s"):
+    for name in ("wall_s", "decode_s", "encode_s", "commit_s", "n_cpus"):
         assert kept[name] > 0
     for word in ("decode", "encode", "commit"):
         assert word in done.stdout

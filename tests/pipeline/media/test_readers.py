@@ -236,3 +236,14 @@ def test_a_small_picture_is_the_one_on_screen_where_none_is_near(files):
     shown = read_frames(uri, info, index, instants[:1], ClipConfig(), (), instants)
     times = [round(float(p * info.video.time_base), 3) for p in shown.grey_pts]
     assert times == [0.08, 0.5, 1.08, 2.04]
+
+
+def test_an_avi_is_read_from_any_of_its_instants(tmp_path):
+    # A keyframe is found by when it is decoded, which is before it is shown: the one before it is needed.
+    uri = str(flash_and_click(tmp_path / "a.avi", seconds=4, acodec=None))
+    info = probe(uri)
+    every = index_packets(uri, info, Fraction(0), FOREVER).pts
+    for k in range(1, 100):
+        index = index_packets(uri, info, Fraction(k, 25), FOREVER)
+        assert not index.is_torn
+        assert index.pts[0] == max(p for p in every if p <= ticks(info, [k / 25])[0])
