@@ -32,7 +32,7 @@ from jobs.console import parsed_day as _day
 from jobs.console import print_json as _print_json
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, read_values
-from pipeline.sources import InputError, Listing, list_sources, without_secrets
+from pipeline.sources import InputError, Listing, canonical_uri, list_sources, without_secrets
 
 T = TypeVar("T")
 _MOST_FAILURES = 10
@@ -629,7 +629,7 @@ def vacuum(
 def forget(
     directory: Directory,
     videos: Annotated[
-        list[str], typer.Argument(metavar="VIDEO…", help="Their video_id, or their uri.")
+        list[str], typer.Argument(metavar="VIDEO…", help="Their video_id, or their path or URL.")
     ],
     wait_s: WaitS = 0.0,
     as_json: AsJson = False,
@@ -640,7 +640,8 @@ def forget(
     """
     from pipeline.tables.maintain import forget as remove
 
-    done = _held("forget", directory, wait_s, lambda s: remove(s, videos, _day(None)))
+    named = [canonical_uri(name) if "/" in name or "." in name else name for name in videos]
+    done = _held("forget", directory, wait_s, lambda s: remove(s, named, _day(None)))
     if as_json:
         _print_json(dataclasses.asdict(done))
         return

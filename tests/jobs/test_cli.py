@@ -165,7 +165,7 @@ def test_sql_prints_rows_json_and_csv(tables):
     assert "expected a select" in stderr
 
 
-def test_tables_are_merged_cleaned_and_forgotten(tables):
+def test_tables_are_merged_cleaned_and_forgotten(tables, monkeypatch):
     assert "2 files of clips became 1" in call("compact", tables.root)[1]
     assert "kept" in call("vacuum", tables.root)[1]
     gone = json.loads(call("vacuum", tables.root, "--grace-hours", "0", "--json")[1])
@@ -177,6 +177,8 @@ def test_tables_are_merged_cleaned_and_forgotten(tables):
     code, _, stderr = call("forget", tables.root, "/a.mp4")
     assert code == 1
     assert "no video '/a.mp4'" in stderr
+    monkeypatch.chdir("/")
+    assert "of /b.mp4" in call("forget", tables.root, "b.mp4")[1]
 
 
 def test_a_second_job_is_refused_and_told_who_writes(tables, video_file):
