@@ -8,6 +8,7 @@ features to Parquet. Neither hears anything, tells how exact its times are, or s
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +69,7 @@ def clips_of(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
     reader = decord.VideoReader(row["path"], num_threads=1)
     rate_hz, n = reader.get_avg_fps(), len(reader)
-    for k in range(max(1, round(n / rate_hz / CLIP_S))):
+    for k in range(max(1, math.ceil((n / rate_hz - 0.1) / CLIP_S))):
         first, last = k * CLIP_S * rate_hz, min(n, (k + 1) * CLIP_S * rate_hz) - 1
         chosen = np.linspace(first, max(first, last), N_PICTURES).round().astype(int).clip(0, n - 1)
         pictures = torch.from_numpy(reader.get_batch(chosen).asnumpy()).permute(3, 0, 1, 2)
