@@ -175,7 +175,9 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
 
         # On this node, because any other may die and take what was counted with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        watcher = Watcher.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        watcher = Watcher.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
+            (provenance.bundle, job.run_id, n_units)
+        )
         start_s = time.perf_counter() - started
         with _unwrapped(), _watched(watcher, n_units, job.on_progress):
             data = _pipeline(plan, config, provenance, watcher)

@@ -12,8 +12,8 @@ import pyarrow as pa
 import ray
 
 from jobs.offline import REQUESTS
+from jobs.record import Done
 from jobs.sink import with_clips
-from jobs.watcher import Done
 from pipeline.bundles.families.offline import OfflineCaptioner
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
