@@ -232,7 +232,7 @@ def run(
     is_one = since is None and not catch_up
     for dt in days.days:
         options = dataclasses.replace(options, dt=dt)
-        told = _told(on_finish, config, options)
+        told = _told(out_dir, on_finish, config, options)
         listing = _list(fill(inputs, dt), may_be_empty=not is_one, on_error=told.gave_up)
         if listing is not None:
             if not is_one:
@@ -275,12 +275,14 @@ def _days(
     return days
 
 
-def _told(on_finish: str | None, config: Config, options: Any) -> Any:
+def _told(out_dir: str, on_finish: str | None, config: Config, options: Any) -> Any:
     """Who hears of a run beside the person who looks at it."""
+    from jobs.lineage import lineage_of
     from jobs.notify import notifiers
     from jobs.watch import Observers
 
-    return Observers(_guarded(lambda: notifiers(on_finish, config, options, err.print)), err.print)
+    observers = _guarded(lambda: notifiers(on_finish, config, options, err.print))
+    return Observers([*lineage_of(out_dir, options, err.print), *observers], err.print)
 
 
 def _run(

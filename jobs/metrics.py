@@ -106,7 +106,7 @@ class RunMetrics:
 def _made(name: str, metric: Metric) -> Any:
     from ray.util.metrics import Counter, Gauge, Histogram
 
-    about = {"description": metric.description, "tag_keys": metric.tags}
     if metric.kind == "histogram":
-        return Histogram(name, boundaries=_OFFSET_BOUNDS_S, **about)
-    return Counter(name, **about) if metric.kind == "counter" else Gauge(name, **about)
+        return Histogram(name, metric.description, _OFFSET_BOUNDS_S, metric.tags)
+    made: type[Counter] | type[Gauge] = Counter if metric.kind == "counter" else Gauge
+    return made(name, metric.description, metric.tags)
