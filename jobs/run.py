@@ -232,7 +232,9 @@ def _pipeline(plan: Plan, config: Config, provenance: Provenance, watcher: Any) 
         if n_gpus < need:
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
-    n_decoders = config.run.decode_workers or _decode_workers(n_cpus, n_encoders, uses_gpu, config)
+    n_decoders = config.run.decode_workers or _decode_workers(
+        _cpus_that_decode(n_cpus, ray.nodes(), config.run.decode_labels), n_encoders, uses_gpu, config
+    )
     clips = decoded(list(plan.todo), config, plan.bundle.sample_rate_hz, n_decoders, watcher)
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     encoded = clips.map_batches(
@@ -254,6 +256,19 @@ def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, Any]:
     encoder would never begin."""
     run = config.run
     return {"num_cpus": 0, "num_gpus": run.encode_gpus} if uses_gpu else {"num_cpus": run.encode_cpus}
+
+
+def _cpus_that_decode(n_cpus: float, nodes: list[dict[str, Any]], labels: dict[str, str]) -> float:
+    """CPUs of the cluster, or of its nodes with `labels` where decoding is for them alone."""
+    if not labels:
+        return n_cpus
+    found = [n for n in nodes if n["Alive"] and labels.items() <= n["Labels"].items()]
+    if not found:
+        told = ", ".join(f"{k}={v}" for k, v in labels.items())
+        raise ConfigError(
+            f"run.decode_labels: no node has {told}; expected one, or run.decode_workers where nodes come later"
+        )
+    return float(sum(node["Resources"].get("CPU", 0) for node in found))
 
 
 def _decode_workers(n_cpus: float, n_encoders: int, uses_gpu: bool, config: Config) -> int:

@@ -76,6 +76,7 @@ def decoded(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
         num_cpus=1,
+        label_selector=config.run.decode_labels or None,
         **restarts(config),
     )
 

@@ -23,7 +23,9 @@ pytestmark = pytest.mark.timeout(600)
 ROOT = Path(__file__).resolve().parents[2]
 DASHBOARD = ROOT / "configs" / "cluster" / "grafana.json"
 NAME = re.compile(rf"{PREFIX}(reeltable_\w+)")
+# A unit is 2 clips of 12 pictures of 256 × 341 pixels: the store holds 12 of them, and they are 32.
 OBJECT_STORE_MB = 80  # the least that Ray takes
+SETTINGS = ["--set", "clips.unit_s=8", "--set", "clips.frames_per_clip=12"]
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,12 @@ def scraped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("metrics")
     lake, out = folder / "lake", folder / "t"
     lake.mkdir()
-    for k in range(3):
+    for k in range(4):
         flash_and_click(lake / f"v{k}.mp4", seconds=60)
     (lake / "bad.mp4").write_bytes(b"no video")
     head = Head(object_store_mb=OBJECT_STORE_MB)
     try:
-        run = ["submit", "run", str(lake), "--out", str(out), "--set", "clips.unit_s=8"]
+        run = ["submit", "run", str(lake), "--out", str(out), *SETTINGS]
         done = CliRunner().invoke(app, run, env=head.env)
         assert done.exit_code == 3, done.stderr
         (file,) = (out / "_runs").glob("*.json")
@@ -68,7 +70,7 @@ def total(samples, name, **tags):
 
 def test_what_is_scraped_agrees_with_the_runs_record(scraped):
     record, samples = scraped
-    assert total(samples, "reeltable_units_total", state="done") == record["n_done"] == 24
+    assert total(samples, "reeltable_units_total", state="done") == record["n_done"] == 32
     assert total(samples, "reeltable_units_total", state="failed", code="not_media") == 1
     assert total(samples, "reeltable_clips_total") == record["n_clips"]
     assert total(samples, "reeltable_video_seconds_total") == pytest.approx(record["video_s"], rel=0.01)

@@ -187,18 +187,41 @@ def test_decode_never_runs_inside_the_encoders_process(video_file):
     from pipeline.tables.ledger import Ledger
     from pipeline.understand import Provenance
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        labels={"kind": "cpu"},
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     try:
-        config = load_config()
+        config = load_config(overrides=["run.decode_labels={kind: cpu}"])
         plan = make_plan(list_sources([str(video_file)]), config, Ledger())
         data = _pipeline(plan, config, Provenance("b", "b", "r", "run"), Watcher.remote())
         operator = get_execution_plan(data._logical_plan)
-        names = []
+        names, selectors = [], []
         node = operator.dag if hasattr(operator, "dag") else operator[0].dag
         while node is not None:
             names.append(node.name)
+            selectors.append(getattr(node, "_ray_remote_args", {}).get("label_selector"))
             node = node.input_dependencies[0] if node.input_dependencies else None
     finally:
         ray.shutdown()
     stages = [name for name in names if "Stage" in name]
     assert stages == ["MapBatches(EncodeStage)", "MapBatches(DecodeStage)"]
+    wanted = {name: s for name, s in zip(names, selectors, strict=True) if "Stage" in name}
+    assert wanted == {"MapBatches(EncodeStage)": None, "MapBatches(DecodeStage)": {"kind": "cpu"}}
+
+
+def test_decoders_are_counted_by_the_nodes_that_may_decode():
+    from jobs.run import _cpus_that_decode
+    from pipeline.config import ConfigError
+
+    def node(kind, cpus, alive=True):
+        return {"Alive": alive, "Labels": {"kind": kind, "zone": "a"}, "Resources": {"CPU": cpus}}
+
+    nodes = [node("cpu", 16), node("cpu", 8), node("gpu", 64), node("cpu", 32, alive=False)]
+    assert _cpus_that_decode(88, nodes, {}) == 88
+    assert _cpus_that_decode(88, nodes, {"kind": "cpu", "zone": "a"}) == 24
+    with pytest.raises(ConfigError, match=r"no node has kind=tpu; expected .*run\.decode_workers"):
+        _cpus_that_decode(88, nodes, {"kind": "tpu"})
