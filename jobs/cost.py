@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,10 @@ def estimate(plan: Plan, config: Config, store: Store) -> Estimate:
     if not plan.todo:
         return Estimate(0.0, 0, None, 0.0, 0.0, 0.0, config.prices.currency, ())
     rates = _configured(config, plan) or _recorded(config, plan, store)
-    return estimated(video_s, rates, config.prices, n_unknown, unknown_rates=_how_to_measure(plan))
+    unknown = [] if rates else [_how_to_measure(plan)]
+    if plan.bundle.calls_out or plan.bundle.captioner_is_chosen:
+        unknown.append("what the model takes that writes the captions, beside the encoders")
+    return estimated(video_s, rates, config.prices, n_unknown, unknown)
 
 
 def estimated(
@@ -103,10 +107,10 @@ def estimated(
     rates: Rates | None,
     prices: PriceConfig,
     n_unknown_length: int = 0,
-    unknown_rates: str = "no rates",
+    unknown: Sequence[str] = (),
 ) -> Estimate:
-    """`video_s` seconds of video at `rates` and `prices`."""
-    unknown = [] if rates else [unknown_rates]
+    """`video_s` seconds of video at `rates` and `prices`, where nothing else is `unknown`."""
+    unknown = list(unknown)
     cpu_h = gpu_h = cost = None
     if rates is not None:
         video_h = video_s / _HOUR_S

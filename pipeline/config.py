@@ -190,7 +190,7 @@ class RunConfig(_Section):
     decode_workers: int | None = Field(None, ge=1, description="default: the CPUs, less one if many")
     decode_labels: dict[str, str] = Field(
         default_factory=dict,
-        description="of the nodes that decode, such as {ray.io/node-group: cpu}; default: any node",
+        description="of the nodes that decode, such as {pool: cpu}; default: any node",
     )
     encode_workers: int = Field(1, ge=1, description="actors that hold the model")
     encode_cpus: float = Field(0.5, gt=0, description="CPUs reserved for an encode actor without GPU")

@@ -217,6 +217,11 @@ def test_the_newest_run_of_the_bundle_tells_the_rates(video_file, tmp_path):
     assert "20260103" in found["rates"]["measured"]
     # One on another device than is asked for tells nothing.
     assert takes(video_file, tmp_path / "t", "--set", "run.device=cuda")["gpu_h"] > 0
+    # A model beside the encoders is not in their rates.
+    record(store, "20260105", load_config(overrides=["bundle=vlm-endpoint"]))
+    beside = takes(video_file, tmp_path / "t", "--set", "bundle=vlm-endpoint")
+    assert (beside["cost"], beside["cpu_h"] > 0) == (None, True)
+    assert "captions" in beside["unknown"][0]
     # What the config says comes first, where it is of this bundle.
     given = {"decode_s_per_video_s": 1, "encode_s_per_video_s": 1, "encode_cpu_s_per_video_s": 1}
     said = ["--set", f"rates={json.dumps(given)}"]
