@@ -327,7 +327,7 @@ def parse_duration_s(text: str) -> float:
     parts = [float(part or 0) for part in found.groups()] if found else []
     seconds = sum(part * s for part, s in zip(parts, (86_400, 3600, 60, 1), strict=False))
     if seconds <= 0:
-        raise ConfigError(f"{text!r}: expected a time such as 6h, 90m or 1d12h")
+        raise ConfigError(f"--deadline {text!r}: expected a time such as 6h, 90m or 1d12h")
     return seconds
 
 
