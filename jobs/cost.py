@@ -264,6 +264,20 @@ def size_cluster(
     )
 
 
+def sized(found: Estimate, config: Config, deadline: str, video_hours: float | None) -> Size:
+    """The cluster for what was estimated, or for other hours of video.
+
+    Raises:
+        ConfigError: nothing was measured, or as `size_cluster`.
+    """
+    deadline_s = parse_duration_s(deadline)
+    if found.rates is None:
+        what = found.unknown[0] if found.unknown else "nothing is left to do"
+        raise ConfigError(f"--size-cluster: {what}")
+    hours = found.video_h if video_hours is None else video_hours
+    return size_cluster(hours * _HOUR_S, found.rates, config.cluster, config.prices, deadline_s)
+
+
 @dataclass(frozen=True)
 class _Need:
     """Seconds of one node that its CPUs, and its GPUs, have to work."""

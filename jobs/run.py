@@ -179,6 +179,7 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
             (provenance.bundle, job.run_id, n_units)
         )
         start_s = time.perf_counter() - started
+        device = "cuda" if _uses_gpu(config) else "cpu"
         with _unwrapped(), _watched(watcher, n_units, job.on_progress):
             data = _pipeline(plan, config, provenance, watcher)
             per_file = max(config.run.units_per_file, -(-n_units // config.run.max_files))
@@ -186,7 +187,6 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
             data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
         counts, failures = ray.get(watcher.read.remote())
         job.on_progress(_progress(n_units, counts, failures))
-        device = "cuda" if _uses_gpu(config) else "cpu"
         return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device)
 
 

@@ -7,7 +7,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -26,6 +26,7 @@ def at(pace, now_s, encoded, total=1000, run_id="r"):
     )
 
 
+@settings(deadline=None)
 @given(st.floats(0.05, 50), st.integers(2, 300))
 def test_a_steady_run_is_told_its_true_speed_and_time_left(unit_s, n):
     pace = Pace()
