@@ -13,7 +13,6 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, overload
 
@@ -23,6 +22,15 @@ from rich.table import Table
 
 from jobs.cli_browse import browse
 from jobs.cli_cluster import schedule, submit
+from jobs.cli_options import (
+    Deadline,
+    LogFormat,
+    LogFormatOption,
+    MaxCost,
+    OnFinish,
+    SizeCluster,
+    VideoHours,
+)
 from jobs.cli_report import report
 from jobs.console import AsJson, Exit, err, out
 from jobs.console import fail as _fail
@@ -138,43 +146,6 @@ MaxFailedShare = Annotated[
     float | None,
     typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
 ]
-MaxCost = Annotated[
-    float | None,
-    typer.Option(
-        "--max-cost",
-        min=0,
-        metavar="AMOUNT",
-        help="Refuse, with 2, what would cost more in the money of prices, or nobody knows how much.",
-    ),
-]
-
-
-OnFinish = Annotated[
-    str | None,
-    typer.Option(
-        "--on-finish",
-        metavar="URL|COMMAND",
-        help="Tell when a run ends: a URL gets its record by POST, a command on stdin. One with a secret in it "
-        "belongs in REELTABLE_ON_FINISH.",
-    ),
-]
-
-
-class LogFormat(StrEnum):
-    """Of what is told on stderr."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-LogFormatOption = Annotated[
-    LogFormat,
-    typer.Option(
-        "--log-format",
-        envvar="REELTABLE_LOG_FORMAT",
-        help="Of what is told on stderr; json: an object a line.",
-    ),
-]
 
 
 @app.callback(invoke_without_command=True)
@@ -242,7 +213,7 @@ def run(
     is_one = since is None and not catch_up
     for dt in days.days:
         options = dataclasses.replace(options, dt=dt)
-        told = _told(on_finish, config, options)
+        told = _told(out_dir, on_finish, config, options)
         listing = _list(fill(inputs, dt), may_be_empty=not is_one, on_error=told.gave_up)
         if listing is not None:
             if not is_one:
@@ -285,12 +256,14 @@ def _days(
     return days
 
 
-def _told(on_finish: str | None, config: Config, options: Any) -> Any:
+def _told(out_dir: str, on_finish: str | None, config: Config, options: Any) -> Any:
     """Who hears of a run beside the person who looks at it."""
+    from jobs.lineage import lineage_of
     from jobs.notify import notifiers
     from jobs.watch import Observers
 
-    return Observers(_guarded(lambda: notifiers(on_finish, config, options, err.print)), err.print)
+    observers = _guarded(lambda: notifiers(on_finish, config, options, err.print))
+    return Observers([*lineage_of(out_dir, options, err.print), *observers], err.print)
 
 
 def _run(
@@ -374,19 +347,9 @@ def plan(
     overrides: Overrides = None,
     retry_failures: RetryFailures = False,
     max_cost: MaxCost = None,
-    size_cluster: Annotated[
-        bool,
-        typer.Option("--size-cluster", help="How many nodes of cluster.* do it within --deadline."),
-    ] = False,
-    deadline: Annotated[
-        str, typer.Option(metavar="TIME", help="For --size-cluster: 6h, 90m, 1d12h.")
-    ] = "24h",
-    video_hours: Annotated[
-        float | None,
-        typer.Option(
-            min=0, metavar="N", help="For --size-cluster: as if so many hours were left to do."
-        ),
-    ] = None,
+    size_cluster: SizeCluster = False,
+    deadline: Deadline = "24h",
+    video_hours: VideoHours = None,
     as_json: AsJson = False,
 ) -> None:
     """List the units of work that a run would do and what they take; decode nothing, write nothing.
@@ -397,7 +360,7 @@ def plan(
 
       reeltable plan videos/ --out tables --config tuned.yaml --size-cluster --deadline 6h
     """
-    from jobs.cost import check_cost, described, described_size, estimate
+    from jobs.cost import check_cost, described, described_size, estimate, sized
     from jobs.plan import make_plan
     from pipeline.tables.ledger import read_ledger
     from pipeline.tables.store import Store
@@ -410,7 +373,7 @@ def plan(
     takes = _guarded(lambda: estimate(made, config, Store(out_dir)))
     size = None
     if size_cluster:
-        size = _guarded(lambda: _sized(takes, config, deadline, video_hours))
+        size = _guarded(lambda: sized(takes, config, deadline, video_hours))
     if as_json:
         _print_json(
             {
@@ -429,16 +392,6 @@ def plan(
         _print_plan(made, [*described(takes), *(described_size(size) if size else ())])
     if max_cost is not None:
         _guarded(lambda: check_cost(takes, max_cost))
-
-
-def _sized(takes: Any, config: Config, deadline: str, video_hours: float | None) -> Any:
-    from jobs.cost import parse_duration_s, size_cluster
-
-    deadline_s = parse_duration_s(deadline)
-    if takes.rates is None:
-        raise ConfigError(f"--size-cluster: {takes.unknown[0]}")
-    hours = takes.video_h if video_hours is None else video_hours
-    return size_cluster(hours * 3600, takes.rates, config.cluster, config.prices, deadline_s)
 
 
 def _print_plan(made: Any, takes: list[str]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.console import AsJson, Exit, err, fail, guarded, load, out, parsed_day, print_json
+from pipeline.config import holds_secret
 from pipeline.sources import without_secrets
 
 submit = typer.Typer(no_args_is_help=True, help="Runs as jobs of a Ray cluster.")
@@ -72,7 +73,10 @@ def _parsed(arguments: list[str]) -> dict[str, Any]:
     command: Any = typer.main.get_command(app)
     given: dict[str, Any] = command.commands["run"].make_context("reeltable run", [*arguments]).params
     overrides = [*(given["overrides"] or ()), *(["sync.correct=true"] if given["correct_sync"] else ())]
-    for url in (*given["inputs"], given["out_dir"], given["on_finish"] or ""):
+    if holds_secret(given["on_finish"] or ""):
+        what = "expected no user, password or query in a URL: it would end in files and logs"
+        fail(f"--on-finish: {what}; REELTABLE_ON_FINISH of the cluster's nodes is for it", Exit.USAGE)
+    for url in (*given["inputs"], given["out_dir"]):
         if without_secrets(url) != url:
             what = "a password or signature in a URL would end in files and logs"
             fail(f"{url}: {what}; credentials come from the environment", Exit.USAGE)
@@ -240,9 +244,8 @@ def submit_run(
     if as_json:
         print_json(cluster.as_json(submission, job, runs))
     if job is not None and job.status != "SUCCEEDED":
-        fail(
-            f"{submission.submission_id} {job.status.lower()}: {cluster.summary(job)}", Exit.JOB_FAILED
-        )
+        code = Exit.USAGE if cluster.is_refused(job) else Exit.JOB_FAILED
+        fail(f"{submission.submission_id} {job.status.lower()}: {cluster.summary(job)}", code)
     n_failed = sum(record["n_failed"] for record in runs)
     if n_failed:
         err.print(f"{n_failed} units failed; why stands in {request.out}/failures")
@@ -327,7 +330,7 @@ def _submitted(
             out.print(submission.submission_id, highlight=False)
             return submission, None
         job = _awaited(client, address, submission, follows)
-        if job.status != "FAILED" or n_tried == retries:
+        if job.status != "FAILED" or n_tried == retries or cluster.is_refused(job):
             break
         seconds = pause_s(n_tried + 1)
         err.print(f"failed: {cluster.summary(job)}; again in {seconds:.0f} s")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,10 @@ def estimate(plan: Plan, config: Config, store: Store) -> Estimate:
     if not plan.todo:
         return Estimate(0.0, 0, None, 0.0, 0.0, 0.0, config.prices.currency, ())
     rates = _configured(config, plan) or _recorded(config, plan, store)
-    return estimated(video_s, rates, config.prices, n_unknown, unknown_rates=_how_to_measure(plan))
+    unknown = [] if rates else [_how_to_measure(plan)]
+    if plan.bundle.calls_out or plan.bundle.captioner_is_chosen:
+        unknown.append("what the model takes that writes the captions, beside the encoders")
+    return estimated(video_s, rates, config.prices, n_unknown, unknown)
 
 
 def estimated(
@@ -103,10 +107,10 @@ def estimated(
     rates: Rates | None,
     prices: PriceConfig,
     n_unknown_length: int = 0,
-    unknown_rates: str = "no rates",
+    unknown: Sequence[str] = (),
 ) -> Estimate:
-    """`video_s` seconds of video at `rates` and `prices`."""
-    unknown = [] if rates else [unknown_rates]
+    """`video_s` seconds of video at `rates` and `prices`, where nothing else is `unknown`."""
+    unknown = list(unknown)
     cpu_h = gpu_h = cost = None
     if rates is not None:
         video_h = video_s / _HOUR_S
@@ -260,6 +264,20 @@ def size_cluster(
     )
 
 
+def sized(found: Estimate, config: Config, deadline: str, video_hours: float | None) -> Size:
+    """The cluster for what was estimated, or for other hours of video.
+
+    Raises:
+        ConfigError: nothing was measured, or as `size_cluster`.
+    """
+    deadline_s = parse_duration_s(deadline)
+    if found.rates is None:
+        what = found.unknown[0] if found.unknown else "nothing is left to do"
+        raise ConfigError(f"--size-cluster: {what}")
+    hours = found.video_h if video_hours is None else video_hours
+    return size_cluster(hours * _HOUR_S, found.rates, config.cluster, config.prices, deadline_s)
+
+
 @dataclass(frozen=True)
 class _Need:
     """Seconds of one node that its CPUs, and its GPUs, have to work."""
@@ -323,7 +341,7 @@ def parse_duration_s(text: str) -> float:
     parts = [float(part or 0) for part in found.groups()] if found else []
     seconds = sum(part * s for part, s in zip(parts, (86_400, 3600, 60, 1), strict=False))
     if seconds <= 0:
-        raise ConfigError(f"{text!r}: expected a time such as 6h, 90m or 1d12h")
+        raise ConfigError(f"--deadline {text!r}: expected a time such as 6h, 90m or 1d12h")
     return seconds
 
 

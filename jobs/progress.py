@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from jobs.record import Progress
@@ -67,7 +67,12 @@ def progress_printer(console: Console) -> Iterator[Observer]:
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),  # so that 80 columns have room for what comes behind it
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]}"),
+    ]
     with Bar(*columns, console=console, transient=True) as bar:
         yield _Bar(bar)
 
@@ -75,14 +80,15 @@ def progress_printer(console: Console) -> Iterator[Observer]:
 class _Bar(Observer):
     def __init__(self, bar: Bar) -> None:
         self.bar, self.pace = bar, Pace()
-        self.task = bar.add_task("planning", total=None)
+        self.task = bar.add_task("planning", total=None, speed="")
 
     def progress(self, progress: Progress) -> None:
         speed = self.pace.at(progress, time.monotonic())
         # What is encoded is all but done: commits come in batches and would make the bar jump.
         self.bar.update(
             self.task,
-            description=described(progress, speed),
+            description=_WORDS.get(progress.phase, "encoding"),  # which is what the bar counts
+            speed=", ".join(_facts(progress, speed)),
             total=progress.total,
             completed=progress.encoded,
         )
@@ -107,17 +113,19 @@ class Lines(Observer):
 
 def described(progress: Progress, speed: Speed, counts: str = "") -> str:
     """Where a run stands, and how fast it goes where that can be told."""
-    parts = [_WORDS.get(progress.phase, "decoding and encoding") + counts]
-    if speed.times_real_time is not None:
-        parts.append(f"{speed.times_real_time:.3g} × real time")
-    if speed.left_s is not None and progress.encoded < progress.total:
-        parts.append(f"{left(speed.left_s)} left")
-    ahead = progress.decoded - progress.encoded
-    if progress.phase == "running" and ahead > 0:
-        parts.append(f"decode ahead by {ahead}")
+    phase = _WORDS.get(progress.phase, "decoding and encoding")
+    return ", ".join([phase + counts, *_facts(progress, speed)])
+
+
+def _facts(progress: Progress, speed: Speed) -> Iterator[str]:
     if progress.failed:
-        parts.append(f"{progress.failed} failed")
-    return ", ".join(parts)
+        yield f"{progress.failed} failed"
+    if speed.times_real_time is not None:
+        yield f"{speed.times_real_time:.3g} × real time"
+    if speed.left_s is not None and progress.encoded < progress.total:
+        yield f"{left(speed.left_s)} left"
+    if progress.phase == "running" and progress.decoded > progress.encoded:
+        yield f"decode ahead by {progress.decoded - progress.encoded}"
 
 
 def left(seconds: float) -> str:

@@ -35,6 +35,21 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Done:
+    """What a stage has done since it last said so."""
+
+    stage: str  # decoded, loaded, encoded, committed
+    n_units: int
+    seconds: float
+    cpu_s: float = 0.0  # processor time, where it is measured
+    video_s: float = 0.0
+    n_clips: int = 0
+    n_empty: int = 0
+    failures: tuple[Failed, ...] = ()
+    offsets_s: tuple[float, ...] = ()  # of sound against picture, a number a unit that tells
+
+
+@dataclass(frozen=True)
 class Progress:
     """Where a run stands."""
 

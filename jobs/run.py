@@ -177,8 +177,11 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
 
         # On this node, because any other may die and take what was counted with it.
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        watcher = Watcher.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
+        watcher = Watcher.options(scheduling_strategy=here).remote(  # type: ignore[attr-defined]
+            (provenance.bundle, job.run_id, n_units)
+        )
         start_s = time.perf_counter() - started
+        device = "cuda" if _uses_gpu(config) else "cpu"
         with _unwrapped(), _watched(watcher, n_units, job.on_progress):
             data = _pipeline(plan, config, provenance, watcher)
             per_file = max(config.run.units_per_file, -(-n_units // config.run.max_files))
@@ -186,7 +189,6 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
             data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
         counts, failures = ray.get(watcher.read.remote())
         job.on_progress(_progress(n_units, counts, failures))
-        device = "cuda" if _uses_gpu(config) else "cpu"
         there = ray.cluster_resources()
         sizes = (float(there.get("CPU", 0)), float(there.get("GPU", 0)))
         return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device, *sizes)
@@ -239,6 +241,8 @@ def _pipeline(
         if n_gpus < need:
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
+    if not config.run.decode_workers:
+        n_cpus = _cpus_that_decode(n_cpus, ray.nodes(), config.run.decode_labels)
     workers = decoders(n_cpus, uses_gpu, config)
     decode_stage, encode_stage = stages or (DecodeStage, EncodeStage)
     rate_hz = plan.bundle.sample_rate_hz
@@ -284,6 +288,19 @@ def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]
         raise ConfigError(f"{what}; expected less of run.encode_workers or run.encode_cpus")
     most = run.decode_workers or max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
     return most, min(1.0, spare)
+
+
+def _cpus_that_decode(n_cpus: float, nodes: list[dict[str, Any]], labels: dict[str, str]) -> float:
+    """CPUs of the cluster, or of its nodes with `labels` where decoding is for them alone."""
+    if not labels:
+        return n_cpus
+    found = [n for n in nodes if n["Alive"] and labels.items() <= n["Labels"].items()]
+    if not found:
+        told = ", ".join(f"{k}={v}" for k, v in labels.items())
+        raise ConfigError(
+            f"run.decode_labels: no node has {told}; expected one, or run.decode_workers where nodes come later"
+        )
+    return float(sum(node["Resources"].get("CPU", 0) for node in found))
 
 
 @contextmanager

@@ -11,8 +11,7 @@ import ray
 from ray.data.block import Block
 from ray.data.datasource import Datasink
 
-from jobs.record import Failed
-from jobs.watcher import Done
+from jobs.record import Done, Failed
 from pipeline.tables.commit import commit
 from pipeline.tables.lease import check_held
 from pipeline.tables.schema import UNITS

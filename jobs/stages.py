@@ -12,8 +12,8 @@ import pyarrow as pa
 import ray
 
 from jobs.offline import REQUESTS
+from jobs.record import Done
 from jobs.sink import with_clips
-from jobs.watcher import Done
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
 from pipeline.media.guard import Guard, Limits
@@ -85,6 +85,7 @@ def decoded(
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(size=min(n_decoders, len(blocks))),
         num_cpus=cpus,
+        label_selector=config.run.decode_labels or None,
         **restarts(config),
     )
 

@@ -400,6 +400,11 @@ def runs_of(out: str, submission_id: str) -> list[dict[str, Any]]:
     return [record for record in read_runs(store) if record.get("job_id") == submission_id]
 
 
+def is_refused(job: Any) -> bool:
+    """Whether the run would not begin: bad usage or config, or too dear. Another attempt would end alike."""
+    return job.status == "FAILED" and getattr(job, "driver_exit_code", None) == 2
+
+
 def summary(job: Any) -> str:
     """Why a job did not succeed, in its own last words."""
     lines = [line for line in (job.message or "").splitlines() if line.strip()]

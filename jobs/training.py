@@ -19,7 +19,7 @@ from ray.train.torch import get_device
 from safetensors.torch import save_file
 from torch import Tensor
 
-from jobs.watcher import Done
+from jobs.record import Done
 from pipeline.bundles.model import Model, told
 from pipeline.bundles.spec import LearnedSpaceSpec, find_bundle
 from pipeline.bundles.tuned import TunedEncoder, begun

@@ -9,24 +9,10 @@ from dataclasses import dataclass, field
 
 import ray
 
-from jobs.record import Failed
+from jobs.metrics import RunMetrics
+from jobs.record import Done, Failed
 
 _MOST_FAILURES = 10_000  # that wait to be told; all are in the tables in any case
-
-
-@dataclass(frozen=True)
-class Done:
-    """What a stage has done since it last said so."""
-
-    stage: str  # decoded, loaded, encoded, committed
-    n_units: int
-    seconds: float
-    cpu_s: float = 0.0  # processor time, where it is measured
-    video_s: float = 0.0
-    n_clips: int = 0
-    n_empty: int = 0
-    failures: tuple[Failed, ...] = ()
-    offsets_s: tuple[float, ...] = ()  # of sound against picture, a number a unit that tells
 
 
 @dataclass
@@ -42,10 +28,11 @@ class Counts:
 
 @ray.remote(num_cpus=0)
 class Watcher:
-    """Counts what the stages have finished."""
+    """Counts what the stages have finished; with `metrics` for Prometheus too."""
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: tuple[str, str, int] | None = None) -> None:
         self.counts = Counts()
+        self.metrics = RunMetrics(*metrics) if metrics else None
         self.failures: list[Failed] = []
 
     def add(self, done: Done) -> None:
@@ -57,6 +44,8 @@ class Watcher:
         if done.stage == "encoded":
             counts.video_s += done.video_s
         self.failures = (self.failures + list(done.failures))[-_MOST_FAILURES:]
+        if self.metrics is not None:
+            self.metrics.add(done, counts.units)
 
     def read(self) -> tuple[Counts, tuple[Failed, ...]]:
         """The sums, and the failures that nobody was told of yet."""

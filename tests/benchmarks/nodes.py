@@ -27,9 +27,10 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.plan import Plan
+from jobs.record import Done
 from jobs.sink import TableSink, with_clips
 from jobs.stages import DecodeStage
-from jobs.watcher import Done, Watcher
+from jobs.watcher import Watcher
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import load_config
 from pipeline.records import Unit, short_hash

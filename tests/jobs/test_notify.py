@@ -114,16 +114,19 @@ def test_the_command_line_comes_before_the_environment_and_that_before_the_confi
             notifiers(wrong, config, options, print)
 
 
-def test_a_secret_in_a_url_stands_in_no_config_and_is_not_submitted(tmp_path, video_file):
-    url = "https://me:sEcReT@hooks.example/x"
-    in_config = call("run", video_file, "--out", tmp_path / "t", "--set", f"notify={url}")
-    run = ["run", "s3://lake/v.mp4", "--out", "s3://t", "--on-finish", url]
+@pytest.mark.parametrize(
+    "target",
+    ["https://me:sEcReT@h.example/x", "https://h.example/x?k=sEcReT", "curl https://a:sEcReT@h/"],
+)
+def test_a_secret_in_a_url_stands_in_no_config_and_is_not_submitted(tmp_path, video_file, target):
+    in_config = call("run", video_file, "--out", tmp_path / "t", "--set", f"notify={target}")
+    run = ["run", "s3://lake/v.mp4", "--out", "s3://t", "--on-finish", target]
     submitted = call("submit", *run, "--address", "http://127.0.0.1:9")
     scheduled = call("schedule", "cron", *run[1:])
     for done in (in_config, submitted, scheduled):
         assert done.exit_code == 2
         assert "sEcReT" not in done.stdout + done.stderr
-    assert "REELTABLE_ON_FINISH" in in_config.stderr
+        assert "REELTABLE_ON_FINISH" in done.stderr
 
 
 def test_a_run_that_fails_as_a_whole_or_finds_nothing_is_told(tmp_path, video_file):

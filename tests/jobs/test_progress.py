@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import json
+import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
 from jobs import logs
 from jobs.console import err
-from jobs.progress import Lines, Pace, Speed, described, left
+from jobs.progress import Lines, Pace, Speed, described, left, progress_printer
 from jobs.record import Failed, Progress
 from jobs.watch import Observer, Observers, reason
 
@@ -25,6 +26,7 @@ def at(pace, now_s, encoded, total=1000, run_id="r"):
     )
 
 
+@settings(deadline=None)
 @given(st.floats(0.05, 50), st.integers(2, 300))
 def test_a_steady_run_is_told_its_true_speed_and_time_left(unit_s, n):
     pace = Pace()
@@ -66,6 +68,20 @@ def test_a_line_says_where_a_run_stands_how_fast_it_goes_and_how_long_it_takes()
 )
 def test_time_left_is_said_as_a_person_says_it(seconds, said):
     assert left(seconds) == said
+
+
+def test_a_bar_fits_a_terminal_of_80_columns(monkeypatch):
+    monkeypatch.setattr(Pace, "at", lambda *_: Speed(5.954, 118.0))
+    text = io.StringIO()
+    with progress_printer(
+        Console(file=text, force_terminal=True, width=80, color_system=None)
+    ) as shown:
+        shown.progress(Progress("running", 40, 15, 12, 8, 1))
+        shown.bar.refresh()
+    assert re.search(
+        r"encoding ━\S* +12/40 1 failed, 5.95 × real time, 2 min left, decode ahead by 3",
+        text.getvalue(),
+    )
 
 
 def test_lines_come_when_the_phase_changes_and_not_each_half_second():

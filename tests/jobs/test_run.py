@@ -39,7 +39,8 @@ def lake(tmp_path_factory):
 def out(lake, tmp_path_factory):
     """Tables of the lake: units of 8 s, so that one video has two."""
     out = tmp_path_factory.mktemp("out") / "t"
-    done = reeltable("run", lake, "--out", out, "--set", "clips.unit_s=8", "--date", "2026-01-31")
+    more = ["--set", "clips.unit_s=8", "--date", "2026-01-31", "--on-finish", f"tee {out}.told"]
+    done = reeltable("run", lake, "--out", out, *more)
     assert done.returncode == 0, done.stderr
     return out, done
 
@@ -54,6 +55,8 @@ def test_a_run_prints_its_times_and_keeps_them(out):
         assert word in done.stdout
     assert (kept["n_units"], kept["n_done"], kept["n_failed"], kept["n_clips"]) == (4, 4, 0, 5)
     assert "publishing" in done.stderr
+    assert (kept["device"], kept["encode_cpu_s"] > 0) == ("cpu", True)
+    assert json.loads(out.with_name("t.told").read_text()) == kept, "--on-finish reads the record"
 
 
 def test_shots_are_cut_where_the_config_says_so(tmp_path):
@@ -124,6 +127,8 @@ def with_bad_files(lake, tmp_path_factory):
         "clips.unit_s=8",
         "--date",
         "2026-01-31",
+        "--log-format",
+        "json",
     )
     return out, done, [lake, bad, bad / "gone.mp4"]
 
@@ -145,6 +150,21 @@ def test_bad_files_are_rows_and_the_others_are_as_without_them(out, with_bad_fil
     pd.testing.assert_frame_equal(good[same], with_bad[same])
     # In other company sums are added in another order.
     pd.testing.assert_frame_equal(good[scores], with_bad[scores], atol=1e-3)
+
+
+def test_a_log_for_a_program_tells_the_run_from_its_start_to_its_totals(with_bad_files):
+    out, done, _ = with_bad_files
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    (record,) = [json.loads(file.read_text()) for file in (out / "_runs").glob("*.json")]
+    assert {event["run_id"] for event in events} == {record["run_id"]}
+    phases = [event["phase"] for event in events if event["event"] == "phase"]
+    assert phases == ["planning", "starting", "running", "publishing"]
+    failures = pd.read_parquet(out / "failures").set_index("unit_id")
+    failed = {event["unit_id"]: event for event in events if event["event"] == "unit_failed"}
+    assert {k: e["code"] for k, e in failed.items()} == failures.code.to_dict()
+    assert {k: e["message"] for k, e in failed.items()} == failures.message.to_dict()
+    assert events[-1]["event"] == "run_ended"
+    assert (events[-1]["n_done"], events[-1]["n_failed"]) == (4, 3)
 
 
 def test_old_failures_do_not_fail_a_later_run(with_bad_files):
@@ -210,18 +230,41 @@ def test_decode_never_runs_inside_the_encoders_process(video_file):
     from pipeline.tables.ledger import Ledger
     from pipeline.understand import Provenance
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(
+        address="local",
+        num_cpus=2,
+        labels={"kind": "cpu"},
+        include_dashboard=False,
+        log_to_driver=False,
+    )
     try:
-        config = load_config()
+        config = load_config(overrides=["run.decode_labels={kind: cpu}"])
         plan = make_plan(list_sources([str(video_file)]), config, Ledger())
         data = _pipeline(plan, config, Provenance("b", "b", "r", "run"), Watcher.remote())
         operator = get_execution_plan(data._logical_plan)
-        names = []
+        names, selectors = [], []
         node = operator.dag if hasattr(operator, "dag") else operator[0].dag
         while node is not None:
             names.append(node.name)
+            selectors.append(getattr(node, "_ray_remote_args", {}).get("label_selector"))
             node = node.input_dependencies[0] if node.input_dependencies else None
     finally:
         ray.shutdown()
     stages = [name for name in names if "Stage" in name]
     assert stages == ["MapBatches(EncodeStage)", "MapBatches(DecodeStage)"]
+    wanted = {name: s for name, s in zip(names, selectors, strict=True) if "Stage" in name}
+    assert wanted == {"MapBatches(EncodeStage)": None, "MapBatches(DecodeStage)": {"kind": "cpu"}}
+
+
+def test_decoders_are_counted_by_the_nodes_that_may_decode():
+    from jobs.run import _cpus_that_decode
+    from pipeline.config import ConfigError
+
+    def node(kind, cpus, alive=True):
+        return {"Alive": alive, "Labels": {"kind": kind, "zone": "a"}, "Resources": {"CPU": cpus}}
+
+    nodes = [node("cpu", 16), node("cpu", 8), node("gpu", 64), node("cpu", 32, alive=False)]
+    assert _cpus_that_decode(88, nodes, {}) == 88
+    assert _cpus_that_decode(88, nodes, {"kind": "cpu", "zone": "a"}) == 24
+    with pytest.raises(ConfigError, match=r"no node has kind=tpu; expected .*run\.decode_workers"):
+        _cpus_that_decode(88, nodes, {"kind": "tpu"})

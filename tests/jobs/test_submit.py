@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 
 from jobs import submit as cluster
 from jobs.cli import app
+from jobs.cli_cluster import _request
 from jobs.plan import result_digest_of
 from jobs.submit import Request
 from pipeline.config import ConfigError, load_config
@@ -148,6 +150,20 @@ def test_one_that_failed_says_why_and_is_attempted_again(first, head, lake):
     assert again.returncode == 0, again.stderr
     assert id_of(failed).endswith("-1")
     assert id_of(again) == f"{id_of(failed)[:-1]}2"
+
+
+def test_one_that_nobody_knows_the_cost_of_is_refused_and_not_tried_again(head, lake, tmp_path):
+    done = submit(head, lake, tmp_path / "t", "--name", "dear", "--max-cost", "5", "--retries", "3")
+    assert done.returncode == 2, done.stderr
+    assert "failed: error: --max-cost 5: what it would cost is not known" in done.stderr
+    assert [name for name in listed(head) if name.startswith("dear-")] == [id_of(done)]
+
+
+def test_options_of_a_run_travel_with_it():
+    run = ["s3://lake", "--out", "s3://t", "--max-cost", "5.5", "--log-format", "json"]
+    asked, n_retries = _request([*run, "--on-finish", "mail -s done me", "--retries", "2"], name=None)
+    assert shlex.join(asked.options) == "--max-cost 5.5 --on-finish 'mail -s done me' --log-format json"
+    assert n_retries == 2
 
 
 def test_a_wrong_token_no_token_and_nobody_there_are_told_apart(head):
