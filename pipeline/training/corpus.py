@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,7 +75,27 @@ def gather(
         [example for uri in sorted(videos) for example in read.get(uri, [])]
         for videos in (split.train, split.watched, split.tested)
     )
+    silent = _silent(train, config)
+    for example in (*train, *watched, *tested):
+        for stream in silent:
+            del example.streams[stream]
     return Corpus(train, watched, tested, split)
+
+
+def _silent(train: Sequence[Example], config: TrainConfig) -> list[str]:
+    """Streams that tell nothing of any clip of the training, such as motion of clips shorter than its window:
+    what a network makes of them was never learned.
+
+    Raises:
+        InputError: the config asks for one, or there is no other.
+    """
+    told = {name: any(bool(e.streams[name].valid.any()) for e in train) for name in train[0].streams}
+    silent = [name for name, is_told in told.items() if not is_told]
+    asked = [s for s in (*(config.streams or ()), *config.unfreeze.streams) if s in silent]
+    if asked or (silent and len(silent) == len(told)):
+        what = f"nothing is told by {', '.join(asked or silent)} in any clip of the training"
+        raise InputError(f"streams: {what}; expected longer clips (clips.length_s), or other streams")
+    return silent
 
 
 def _frozen(config: TrainConfig) -> tuple[str, ...] | None:
