@@ -68,7 +68,7 @@ def x3d_bundle(folder: Path) -> tuple[Path, Path]:
     weights = folder / "X3D_S.pyth"
     torch.save({"model_state": randomised(hub_model("x3d_s", 400)).state_dict()}, weights)
     spec = yaml.safe_load((CONFIG_DIR / "bundles" / "kinetics-x3d.yaml").read_text())
-    for key in ("audio", "sounds_file", "measured"):
+    for key in ("audio", "sounds_file"):
         spec.pop(key)
     spec["spaces"].pop("audioset")
     spec["pictures"]["rate_hz"] = 3.25  # 13 pictures of a clip: one look, as the peers take
