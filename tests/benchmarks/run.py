@@ -176,8 +176,10 @@ def scaling(folder: Path, n_clips: int) -> dict[str, Any]:
         record = record_of(out)
         run_s[k] = record["wall_s"] - record["plan_s"] - record["start_s"]
         began = time.perf_counter()
-        bare = [subprocess.Popen([sys.executable, "-m", "tests.benchmarks.run", "--decode", *files[i::k]])
-                for i in range(k)]  # fmt: skip
+        bare = [
+            subprocess.Popen([sys.executable, "-m", "tests.benchmarks.run", "--decode", *part])
+            for part in _shared_out(files, k)
+        ]
         assert not any(process.wait() for process in bare)
         bare_s[k] = time.perf_counter() - began
         print(
@@ -189,6 +191,17 @@ def scaling(folder: Path, n_clips: int) -> dict[str, Any]:
         "gain": {name: round(gain, 2) for name, gain in gains.items()},
         "of_bare": round(gains["run"] / gains["decode"], 2),
     }
+
+
+def _shared_out(files: list[str], k: int) -> list[list[str]]:
+    """`k` shares of about as many bytes."""
+    shares: list[list[str]] = [[] for _ in range(k)]
+    sizes = [0] * k
+    for file in sorted(files, key=os.path.getsize, reverse=True):
+        least = sizes.index(min(sizes))
+        shares[least].append(file)
+        sizes[least] += os.path.getsize(file)
+    return shares
 
 
 def decode_alone(files: list[str]) -> None:
