@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _WRITE_CPUS = 0.25
 _POLL_S = 0.5
+_LEAST_ROOM_BYTES = 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -244,6 +245,8 @@ def _pipeline(
     if not config.run.decode_workers:
         n_cpus = _cpus_that_decode(n_cpus, ray.nodes(), config.run.decode_labels)
     workers = decoders(n_cpus, uses_gpu, config)
+    limits = ray.data.ExecutionResources.for_limits(object_store_memory=_room_bytes(config, workers[0]))
+    ray.data.DataContext.get_current().execution_options.resource_limits = limits
     decode_stage, encode_stage = stages or (DecodeStage, EncodeStage)
     rate_hz = plan.bundle.sample_rate_hz
     clips = decoded(list(plan.todo), config, rate_hz, workers, watcher, decode_stage)
@@ -288,6 +291,16 @@ def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]
         raise ConfigError(f"{what}; expected less of run.encode_workers or run.encode_cpus")
     most = run.decode_workers or max(1, int(spare if uses_gpu else min(spare, n_cpus / 2)))
     return most, min(1.0, spare)
+
+
+def _room_bytes(config: Config, n_decoders: int) -> int:
+    """Of decoded units that may wait, so that a long run takes no more memory than a short one. Ray lets a
+    stage fill a part of it: with a third of this, encoders waited for decoders."""
+    clips, run = config.clips, config.run
+    n_pictures = clips.unit_s / clips.stride_s * clips.frames_per_clip
+    unit_bytes = n_pictures * clips.short_side_px**2 * 16 / 9 * 3
+    n_units = 12 * (run.encode_workers * run.units_per_batch + n_decoders)
+    return max(_LEAST_ROOM_BYTES, round(n_units * unit_bytes))
 
 
 def _cpus_that_decode(n_cpus: float, nodes: list[dict[str, Any]], labels: dict[str, str]) -> float:
