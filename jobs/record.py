@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -103,10 +103,10 @@ class RunReport:
     n_gpus: float = 0.0
 
 
-def committed_of(store: Store, ledger: Ledger, run_id: str) -> dict[str, Any]:
-    """What the tables hold of a run: counts, and seconds of video in clips."""
-    mine = [r for r in ledger.records if r.run_id == run_id]
-    states = [e.state for r in mine for e in r.units if e.run_id == run_id]
+def committed_of(store: Store, ledger: Ledger, run_ids: Sequence[str]) -> dict[str, Any]:
+    """What the tables hold of a run, by the ids of its attempts: counts, and seconds of video in clips."""
+    mine = [r for r in ledger.records if r.run_id in run_ids]
+    states = [e.state for r in mine for e in r.units if e.run_id in run_ids]
     video_s = 0.0
     for record in mine:
         for file in record.files:

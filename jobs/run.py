@@ -63,6 +63,11 @@ class _Job:
     run_id: str
     started_at: datetime
     on_progress: Report
+    earlier: tuple[str, ...] = ()  # ids of its attempts before, which lost a node or a worker
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        return (*self.earlier, self.run_id)
 
 
 def run(
@@ -74,17 +79,16 @@ def run(
     on_progress: Report = lambda _: None,
     on_wait: Callable[[str], None] = lambda _: None,
 ) -> RunReport:
-    """Do what is missing of `listing` and publish the tables under `out`.
+    """Do what is missing of `listing` and publish the tables under `out`. Where Ray loses what cannot be begun
+    anew, what is left is done in another attempt, up to `run.max_attempts` in all.
 
     Args:
-        on_wait: is told which other job is waited for.
+        on_wait: is told what is waited for: another job, or what comes in place of what was lost.
 
     Raises:
         BundleError, TableError: the model or the output cannot be used; nothing is lost.
         CostError: it would cost more than it may; nothing was done.
     """
-    started_at = datetime.now(UTC)
-    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
     # What cannot be used leaves no trace.
     bundle = find_bundle(config.bundle)
     config = bundle.at_its_place(bundle.fitted(config))
@@ -93,13 +97,46 @@ def run(
         from pipeline.sync.shots import check_detector
 
         check_detector()
-    store = Store(out)
+    job = _job(Store(out), config, options, on_progress)
+    while True:
+        try:
+            # A lease of its own for each attempt, so that no task of one before can write any more.
+            with lease(job.store, "run", job.run_id, wait_s=options.wait_s, on_wait=on_wait):
+                return _run(job, listing)
+        except Exception as e:
+            # What is forced could not be told from what is left.
+            if options.force or len(job.run_ids) >= config.run.max_attempts or not _is_loss(e):
+                raise
+            on_wait(f"other workers: {type(e).__name__} in {job.run_id}; what is left is done anew")
+            job = _job(job.store, config, options, on_progress, job.run_ids)
+
+
+def _job(
+    store: Store, config: Config, options: Options, on_progress: Report, earlier: tuple[str, ...] = ()
+) -> _Job:
+    started_at = datetime.now(UTC)
+    run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
     def told(progress: Progress) -> None:
         on_progress(replace(progress, run_id=run_id))
 
-    with lease(store, "run", run_id, wait_s=options.wait_s, on_wait=on_wait):
-        return _run(_Job(store, config, options, run_id, started_at, told), listing)
+    return _Job(store, config, options, run_id, started_at, told, earlier)
+
+
+def _is_loss(error: Exception) -> bool:
+    """Whether a worker, a node or what lay there is gone, more often than Ray begins it anew by itself."""
+    if "ray" not in sys.modules:
+        return False
+    import ray.exceptions as of_ray
+
+    losses = (
+        of_ray.RayActorError,
+        of_ray.WorkerCrashedError,
+        of_ray.NodeDiedError,
+        of_ray.ObjectLostError,
+        of_ray.RaySystemError,
+    )
+    return isinstance(error, losses)
 
 
 def _check_captioner(bundle: BundleSpec, config: Config) -> None:
@@ -138,7 +175,7 @@ def _run(job: _Job, listing: Listing) -> RunReport:
         job.on_progress(Progress("publishing", len(plan.todo)))
         ledger = publish(store, options.dt)
     report = _report(job, plan, ledger, spent, plan_s, time.perf_counter() - started)
-    if plan.todo:
+    if plan.todo or job.earlier:
         store.write_json(f"{RUNS}/{job.run_id}.json", asdict(report))
     return report
 
@@ -403,15 +440,17 @@ def _report(
 ) -> RunReport:
     counts = spent.counts
     seconds = counts.seconds if counts else {}
+    earlier = [e.state for e in ledger.units.values() if e.run_id in job.earlier]
+    n_failed = earlier.count("failed")  # by this run, though its plan found them there
     return RunReport(
         run_id=job.run_id,
         dt=job.options.dt,
-        state="succeeded" if plan.todo else "nothing_to_do",
+        state="succeeded" if plan.todo or job.earlier else "nothing_to_do",
         n_videos=len(plan.sources),
         n_units=plan.n_units,
-        n_failed_before=plan.n_failed_before,
-        n_done_before=plan.n_done_before,
-        **committed_of(job.store, ledger, job.run_id),
+        n_failed_before=plan.n_failed_before - n_failed,
+        n_done_before=plan.n_done_before - (len(earlier) - n_failed),
+        **committed_of(job.store, ledger, job.run_ids),
         wall_s=wall_s,
         plan_s=plan_s,
         start_s=spent.start_s,

@@ -12,8 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import jobs.run
 from jobs.run import decoders
 from pipeline.config import ConfigError, load_config
+from pipeline.sources import list_sources
 from tests.films import clouds, join, write_film
 from tests.media_factory import flash_and_click
 
@@ -175,6 +177,31 @@ def test_old_failures_do_not_fail_a_later_run(with_bad_files):
     status = json.loads(reeltable("status", out, "--json").stdout)
     assert (status["n_clips"], status["n_videos"], status["n_failed"]) == (5, 6, 3)
     assert status["failures_by_code"] == {"not_media": 1, "empty": 1, "not_found": 1}
+
+
+def test_a_run_whose_workers_are_lost_goes_on_in_another_attempt(lake, tmp_path, monkeypatch):
+    """What the first one committed stays, and counts as this run's, failed units too."""
+    from ray.exceptions import NodeDiedError
+
+    (tmp_path / "bad.mp4").write_text("no video")
+    files = [str(lake / "late.mov"), str(tmp_path / "bad.mp4")]
+    really, told = jobs.run._execute, []
+
+    def lost_at_the_end(plan, job):
+        spent = really(plan, job)
+        if not job.earlier:
+            raise NodeDiedError("a node is gone")
+        return spent
+
+    monkeypatch.setattr(jobs.run, "_execute", lost_at_the_end)
+    options = jobs.run.Options(dt="2026-01-31")
+    out = str(tmp_path / "t")
+    report = jobs.run.run(list_sources(files), out, load_config(), options, on_wait=told.append)
+    assert (report.state, report.n_done, report.n_failed) == ("succeeded", 1, 1)
+    assert (report.n_done_before, report.n_failed_before) == (0, 0)
+    assert "NodeDiedError" in told[0]
+    assert len(pd.read_parquet(f"{out}/clips")) == 1
+    assert len(list((tmp_path / "t" / "_runs").glob("*.json"))) == 1
 
 
 def test_one_cpu_is_enough(lake, tmp_path):
