@@ -91,7 +91,8 @@ def _silent(train: Sequence[Example], config: TrainConfig) -> list[str]:
     """
     told = {name: any(bool(e.streams[name].valid.any()) for e in train) for name in train[0].streams}
     silent = [name for name, is_told in told.items() if not is_told]
-    asked = [s for s in (*(config.streams or ()), *config.unfreeze.streams) if s in silent]
+    wanted = {*(config.streams or ()), *config.unfreeze.streams}
+    asked = [name for name in silent if name in wanted]
     if asked or (silent and len(silent) == len(told)):
         what = f"nothing is told by {', '.join(asked or silent)} in any clip of the training"
         raise InputError(f"streams: {what}; expected longer clips (clips.length_s), or other streams")
