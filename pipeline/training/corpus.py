@@ -77,8 +77,8 @@ def gather(
     )
     silent = _silent(train, config)
     for example in (*train, *watched, *tested):
-        for stream in silent:
-            del example.streams[stream]
+        for name in silent:
+            del example.streams[name]
     return Corpus(train, watched, tested, split)
 
 
