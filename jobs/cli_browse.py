@@ -8,6 +8,7 @@ import os
 import socket
 import sys
 import webbrowser
+from contextlib import suppress
 from importlib.util import find_spec
 from typing import Annotated
 
@@ -40,10 +41,9 @@ def browse(
         fail(
             f"reeltable browse needs {', '.join(missing)}: pip install 'reeltable[browse]'", Exit.USAGE
         )
-    try:
+    with suppress(KeyboardInterrupt):  # which may come while the server ends by itself
         _serve(directory, port, no_open or as_json, as_json)
-    except KeyboardInterrupt:
-        err.print("stopped")
+    err.print("stopped")
 
 
 def _serve(directory: str, port: int, is_alone: bool, as_json: bool) -> None:
