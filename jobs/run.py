@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from jobs.cost import check_cost, estimate
 from jobs.plan import Plan, make_plan
 from jobs.record import RUNS, Failed, Origin, Progress, Report, RunReport, committed_of, versions
+from pipeline.bundles.kinds import is_stateless
 from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _WRITE_CPUS = 0.25
 _POLL_S = 0.5
 _LEAST_ROOM_BYTES = 512 * 2**20
+_IDLE_WORKERS = 4  # processes that wait for the next task
+_MOST_CALLS = 8  # of an encoder at once
 
 
 @dataclass(frozen=True)
@@ -229,7 +232,8 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
         job.on_progress(_progress(n_units, counts, failures))
         there = ray.cluster_resources()
         sizes = (float(there.get("CPU", 0)), float(there.get("GPU", 0)))
-        return _Spent(start_s + counts.seconds.get("loaded", 0.0), counts, device, *sizes)
+        load_s = counts.seconds.get("loaded", 0.0) / max(1, counts.units.get("loaded", 0))
+        return _Spent(start_s + load_s, counts, device, *sizes)
 
 
 def _progress(total: int, counts: Counts, failures: tuple[Failed, ...]) -> Progress:
@@ -282,7 +286,9 @@ def _pipeline(
     if not config.run.decode_workers:
         n_cpus = _cpus_that_decode(n_cpus, ray.nodes(), config.run.decode_labels)
     workers = decoders(n_cpus, uses_gpu, config)
-    limits = ray.data.ExecutionResources.for_limits(object_store_memory=_room_bytes(config, workers[0]))
+    n_calls = 1 if uses_gpu else _calls_at_once(plan.bundle, ray.nodes())
+    room_bytes = _room_bytes(config, workers[0], n_calls)
+    limits = ray.data.ExecutionResources.for_limits(object_store_memory=room_bytes)
     ray.data.DataContext.get_current().execution_options.resource_limits = limits
     decode_stage, encode_stage = stages or (DecodeStage, EncodeStage)
     rate_hz = plan.bundle.sample_rate_hz
@@ -290,10 +296,12 @@ def _pipeline(
     # Different stages ask for different resources, so that Ray never runs one inside the other.
     encoded = clips.map_batches(
         encode_stage,
-        fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher),
+        fn_constructor_args=(config, provenance, "cuda" if uses_gpu else "cpu", watcher, n_calls),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=n_encoders),
+        compute=ray.data.ActorPoolStrategy(
+            size=n_encoders, enable_true_multi_threading=True, max_concurrent_calls_per_actor=n_calls
+        ),
         **_encoder_resources(config, uses_gpu),
         **restarts(config),
     )
@@ -330,13 +338,21 @@ def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]
     return most, min(1.0, spare)
 
 
-def _room_bytes(config: Config, n_decoders: int) -> int:
+def _calls_at_once(bundle: BundleSpec, nodes: list[dict[str, Any]]) -> int:
+    """How many calls one encoder without a GPU takes at once: as many as the smallest node has CPUs, up to
+    where they would wait for Python; one where its networks are not known to allow more."""
+    cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    least = min((n for n in cpus if n >= 1), default=1.0)
+    return min(_MOST_CALLS, int(least)) if is_stateless(bundle) else 1
+
+
+def _room_bytes(config: Config, n_decoders: int, n_calls: int) -> int:
     """Of decoded units that may wait, so that a long run takes no more memory than a short one. Ray lets a
     stage fill a part of it: with a third of this, encoders waited for decoders."""
     clips, run = config.clips, config.run
     n_pictures = clips.unit_s / clips.stride_s * clips.frames_per_clip
     unit_bytes = n_pictures * clips.short_side_px**2 * 16 / 9 * 3
-    n_units = 12 * (run.encode_workers * run.units_per_batch + n_decoders)
+    n_units = 12 * (run.encode_workers * max(run.units_per_batch, n_calls) + n_decoders)
     return max(_LEAST_ROOM_BYTES, round(n_units * unit_bytes))
 
 
@@ -359,6 +375,9 @@ def _ray(address: str | None) -> Iterator[None]:
     # Ray's own complaints about its internals are not for the person who runs a job.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Actors leave less than a CPU, for which Ray keeps no idle process: each task that writes would begin a new
+    # one. It has its say only where Ray is begun here.
+    os.environ.setdefault("RAY_num_workers_soft_limit", str(_IDLE_WORKERS))
     import ray
 
     address = address or os.environ.get("RAY_ADDRESS")

@@ -97,10 +97,20 @@ def restarts(config: Config) -> dict[str, Any]:
 
 
 class EncodeStage:
-    """Holds the model and encodes the units of a batch together."""
+    """Holds the model and encodes the units of a batch together.
+
+    Args:
+        n_calls: that Ray makes at once. Several compute with one thread each: threads that share every product
+            wait for each other thousands of times a second, and all for the one whose core decodes meanwhile.
+    """
 
     def __init__(
-        self, config: Config, provenance: Provenance, device: str, watcher: ray.actor.ActorHandle
+        self,
+        config: Config,
+        provenance: Provenance,
+        device: str,
+        watcher: ray.actor.ActorHandle,
+        n_calls: int = 1,
     ) -> None:
         import torch
 
@@ -114,11 +124,15 @@ class EncodeStage:
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         started = time.perf_counter()
         self.model = Model(find_bundle(config.bundle), config, device)
+        self.cpu_clock = time.process_time
+        if n_calls > 1:
+            torch.set_num_threads(1)  # of each thread that is yet to come
+            self.cpu_clock = time.thread_time
         self.provenance, self.watcher = provenance, watcher
         watcher.add.remote(Done("loaded", 1, time.perf_counter() - started))
 
     def __call__(self, rows: pa.Table) -> pa.Table:
-        started, cpu_started = time.perf_counter(), time.process_time()
+        started, cpu_started = time.perf_counter(), self.cpu_clock()
         units = []
         for known, buffer in zip(rows.column("decoded"), rows.column("batch"), strict=True):
             decoded: Decoded = ray.cloudpickle.loads(known.as_py())
@@ -129,7 +143,7 @@ class EncodeStage:
         if isinstance(self.model.captioner, self.offline):
             asked = [self._requests(d, self.model.captioner) for d in units]
             rows = rows.append_column(REQUESTS, pa.array(asked, pa.list_(pa.string())))
-        seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
+        seconds, cpu_s = time.perf_counter() - started, self.cpu_clock() - cpu_started
         video_s = sum(_video_s(decoded.batch) for decoded in units)
         self.watcher.add.remote(Done("encoded", len(done), seconds, cpu_s, video_s))
         return rows

@@ -27,6 +27,8 @@ KINDS: dict[PartName, tuple[str, ...]] = {
     "captions": ("hf_caption", "endpoint", "vllm", *TELLER_KINDS),
     "speech": ("whisper", "wav2vec2", "faster_whisper"),
 }
+# Networks that keep nothing between two calls or during one, so that threads may share them.
+_STATELESS = frozenset({"efficientnet_lite0", "yamnet", *TELLER_KINDS})
 GROUP = "reeltable.families"  # of the entry points by which a package adds a family
 
 
@@ -41,6 +43,12 @@ def check_kinds(bundle: BundleSpec) -> None:
     for name, part in parts.items():
         if part is not None:
             check_kind(bundle.name, part.kind, name)
+
+
+def is_stateless(bundle: BundleSpec) -> bool:
+    """Whether several threads may call the loaded bundle at once."""
+    parts = (bundle.video, bundle.audio, bundle.captions, bundle.speech)
+    return all(part is None or part.kind in _STATELESS for part in parts)
 
 
 def check_kind(bundle: str, kind: str, part: PartName) -> None:

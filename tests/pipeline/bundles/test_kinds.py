@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.bundles.families import FAMILIES
-from pipeline.bundles.kinds import GROUP, KINDS, added_family, check_kind
+from pipeline.bundles.kinds import GROUP, KINDS, added_family, check_kind, is_stateless
 from pipeline.bundles.spec import BundleError, find_bundle
 from pipeline.config import CONFIG_DIR
 
@@ -23,6 +23,13 @@ def install(folder: Path, package: str, code: str = CODE, offers: str = "hum = {
     (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text(f"[{GROUP}]\n{offers.format(package)}\n")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("bundle", "expected"), [("embedded", True), ("embedded-speech", False), ("kinetics-x3d", False)]
+)
+def test_threads_share_only_what_is_known_to_keep_nothing(bundle, expected):
+    assert is_stateless(find_bundle(bundle)) == expected
 
 
 def test_every_shipped_kind_has_its_family_but_the_two_that_are_built_here():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from pytorchvideo.models import hub
 from safetensors.torch import save_file
 
+from pipeline.bundles.kinds import is_stateless
 from pipeline.bundles.model import Model
 from pipeline.bundles.senses import best_share, loudest
 from pipeline.bundles.spec import BundleError, find_bundle
@@ -39,6 +41,19 @@ def test_a_unit_gets_its_own_results_in_whatever_company(model):
                 )
                 if a.embedding is not None:
                     np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-4)
+
+
+def test_threads_share_a_model_without_mixing_their_units(model):
+    """As in a run without a GPU, where an encoder takes several calls at once."""
+    assert is_stateless(model.spec)
+    batches = [make_batch(n, seed=n, has_audio=n != 2) for n in (1, 2, 3, 1, 2, 3)]
+    alone = [model.understand([batch])[0] for batch in batches]
+    with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        at_once = list(threads.map(lambda batch: model.understand([batch])[0], batches))
+    for mine, yours in zip(alone, at_once, strict=True):
+        for a, b in zip(mine, yours, strict=True):
+            assert said(a) == said(b)
+            np.testing.assert_allclose(a.embedding, b.embedding, atol=1e-4)
 
 
 def test_a_missing_sense_weighs_nothing_and_labels_nothing(model):
