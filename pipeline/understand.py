@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.config import ClipConfig, Config
+from pipeline.media.levels import sound_levels_db
 from pipeline.media.probe import probe
 from pipeline.records import (
     ClipBatch,
@@ -196,6 +197,12 @@ def _cuts_of(batch: ClipBatch, i: int) -> list[float] | None:
     return [] if np.isnan(batch.cut_s[i]) else [float(batch.cut_s[i])]
 
 
+def _levels_of(batch: ClipBatch, i: int) -> list[float | None]:
+    first, end = (int(n) for n in batch.audio_valid[i])
+    length_s = float(batch.end_s[i] - batch.start_s[i])
+    return sound_levels_db(batch.samples[i], (first, end), batch.sample_rate_hz, length_s)
+
+
 def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[str, Any]:
     start_s = float(batch.start_s[i])
     has_audio, has_video = bool(batch.has_audio[i]), bool(batch.has_video[i])
@@ -217,6 +224,7 @@ def _clip_row(unit: Unit, batch: ClipBatch, i: int, result: ClipResult) -> dict[
         "has_video": has_video,
         "has_audio": has_audio,
         "audio_coverage": float(batch.audio_coverage[i]) if has_audio else None,
+        "sound_level_db": _levels_of(batch, i) if has_audio else None,
         "av_skew_ms": _number(batch.av_skew_ms[i]),
         "labels": [dataclasses.asdict(label) for label in result.labels],
         "top_label": result.top.label if result.top else None,

@@ -14,8 +14,8 @@ RUNS = "_runs"
 MAX_RUNS = 30  # of which the page tells
 MAX_COMPARED = 20_000  # embeddings that are looked through for near-duplicates
 _CLIP_COLUMNS = """clip_id, video_id, uri, start_s, end_s, status, has_video, has_audio, audio_coverage,
-    av_skew_ms, frame_error_ms, top_label, top_score, labels, caption, caption_score, caption_problem,
-    transcript, words, cut_s, bundle, bundle_digest, result_digest, run_id"""
+    sound_level_db, av_skew_ms, frame_error_ms, top_label, top_score, labels, caption, caption_score,
+    caption_problem, transcript, words, cut_s, bundle, bundle_digest, result_digest, run_id"""
 _QUESTIONS = {
     "clips": f"select {_CLIP_COLUMNS} from clips order by uri, video_id, start_s, clip_id",
     "videos": "select * from videos order by uri, video_id",

@@ -235,7 +235,29 @@ async function showTimeline(v) {
   const rows = timelineRows(timelines.get(v));
   byId("timeline-rows").replaceChildren(...rows.slice(0, MAX_ROWS).map((r) => make("tr", {},
     ...[clock(r.from), clock(r.to), r.lane, r.kind, r.score === null ? "" : r.score.toFixed(2)].map((text) => make("td", {}, make("bdi", { textContent: text }))))));
-  await draw("timeline-chart", timelineSpec(rows, v));
+  const end = Math.max(videos.seconds[v] ?? 0, ...rows.map((r) => r.to));
+  await draw("timeline-chart", timelineSpec(rows, v, end));
+  await draw("level-chart", levelSpec(timelines.get(v).level, v, end));
+}
+
+const LEAST_DB = -60, LANE_WIDTH = 150; // both charts begin at one place, so that a second is above itself
+
+function levelSpec(level, v, end) {
+  const values = (level?.db ?? []).map((db, i) => ({ at: (i + 0.5) * level.step_s, db: db === null ? null : Math.max(db, LEAST_DB) }));
+  const known = values.filter((x) => x.db !== null);
+  const loudest = known.reduce((a, b) => (b.db > a.db ? b : a), { at: 0, db: -Infinity });
+  const told = known.length ? `loudest ${loudest.db} dB at ${clock(loudest.at)}` : "none is known";
+  return {
+    description: `Loudness of the sound of ${baseName(videos.uri[v])}: ${told}.`,
+    width: "container", height: 70, data: { values },
+    mark: { type: "area", interpolate: "step", line: true, fillOpacity: 0.35 },
+    encoding: {
+      x: { field: "at", type: "quantitative", title: "seconds", scale: { domain: [0, end], nice: false } },
+      y: { field: "db", type: "quantitative", title: "loudness, dB", stack: null, scale: { domain: [LEAST_DB, 0] }, axis: { values: [LEAST_DB, -40, -20, 0], minExtent: LANE_WIDTH, maxExtent: LANE_WIDTH } },
+      y2: { datum: LEAST_DB },
+      tooltip: [{ field: "at", type: "quantitative", title: "second" }, { field: "db", type: "quantitative", title: "dB" }],
+    },
+  };
 }
 
 function timelineRows(line) {
@@ -251,7 +273,7 @@ function timelineRows(line) {
   return rows;
 }
 
-function timelineSpec(rows, v) {
+function timelineSpec(rows, v, end) {
   const lanes = [...new Set(rows.map((r) => r.lane))], kinds = [...new Set(rows.map((r) => r.kind))];
   const long = lanes.filter((lane) => !["shots", "sound", "speech", "damage"].includes(lane));
   return {
@@ -259,8 +281,8 @@ function timelineSpec(rows, v) {
     width: "container", height: { step: 24 }, data: { values: rows },
     mark: { type: "bar", height: { band: 0.72 }, cornerRadius: 2, style: "lane" },
     encoding: {
-      y: { field: "lane", type: "nominal", sort: lanes, title: null },
-      x: { field: "from", type: "quantitative", title: "seconds", scale: { domain: [0, Math.max(videos.seconds[v] ?? 0, ...rows.map((r) => r.to))], nice: false } },
+      y: { field: "lane", type: "nominal", sort: lanes, title: null, axis: { minExtent: LANE_WIDTH, maxExtent: LANE_WIDTH, labelLimit: LANE_WIDTH - 10 } },
+      x: { field: "from", type: "quantitative", title: "seconds", scale: { domain: [0, end], nice: false } },
       x2: { field: "to" },
       color: { field: "kind", type: "nominal", sort: kinds, title: null },
       opacity: { field: "strength", type: "quantitative", legend: null, scale: { domain: [0, 1], range: [0.35, 1] } },

@@ -17,12 +17,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.media.levels import STEP_S
 from pipeline.report.facts import Facts
 
 CLIPS_A_FILE = 5_000
 _VIDEOS_A_FILE = 10_000
 _ROWS_A_TIMELINE_FILE = 4_000
 _MAX_TEXT = 5_000
+_MOST_LEVELS = 480  # points of a video's curve
 _PAUSE_S = 0.6  # between words of one stretch of speech
 _MODALITIES = ("video", "audio", "fused")
 # What could end a script, begin a comment in it, or end a line in an older reader of JavaScript.
@@ -212,7 +214,15 @@ def _timelines(
 ) -> tuple[list[Script], dict[str, int]]:
     """Timelines of videos, several to a file, and in which file each video's is."""
     values: dict[str, dict[str, Any]] = {
-        video_id: {"video": i, "segments": [], "shots": [], "sound": [], "speech": [], "damaged": []}
+        video_id: {
+            "video": i,
+            "segments": [],
+            "shots": [],
+            "sound": [],
+            "level": None,
+            "speech": [],
+            "damaged": [],
+        }
         for video_id, i in place.items()
     }
     for row in facts.segments.to_pylist():
@@ -225,13 +235,17 @@ def _timelines(
             value["shots"].append(span)
         elif code is not None:
             value["segments"].append([code, *span, _rounded(row["score"])])
-    for video_id, start, end, coverage, words in zip(
+    levels: dict[str, list[tuple[float, list[float | None]]]] = {}
+    for video_id, start, end, coverage, words, of_clip in zip(
         *(facts.clips[name].to_pylist() for name in _TIMELINE_COLUMNS), strict=True
     ):
         value = values[video_id]
         if coverage:
             value["sound"].append([round(start, 3), round(end, 3), _rounded(coverage)])
+            levels.setdefault(video_id, []).append((start, of_clip or []))
         value["speech"] += speech_spans(words or [])
+    for video_id, of_clips in levels.items():
+        values[video_id]["level"] = level_curve(of_clips)
     for row in facts.videos.select(["video_id", "damaged_s"]).to_pylist():
         if row["video_id"] in values:
             spans = [[round(s["start_s"], 3), round(s["end_s"], 3)] for s in row["damaged_s"] or ()]
@@ -239,7 +253,7 @@ def _timelines(
     return _packed(values)
 
 
-_TIMELINE_COLUMNS = ("video_id", "start_s", "end_s", "audio_coverage", "words")
+_TIMELINE_COLUMNS = ("video_id", "start_s", "end_s", "audio_coverage", "words", "sound_level_db")
 
 
 def _packed(values: dict[str, dict[str, Any]]) -> tuple[list[Script], dict[str, int]]:
@@ -257,6 +271,27 @@ def _packed(values: dict[str, dict[str, Any]]) -> tuple[list[Script], dict[str, 
     if held:
         files.append(_script("timelines", held))
     return files, where
+
+
+def level_curve(of_clips: Sequence[tuple[float, list[float | None]]]) -> dict[str, Any] | None:
+    """How loud a video is over its time: the loudest of each of at most `_MOST_LEVELS` equal steps, null where
+    there is no sound; None where no level is known, as in tables of older versions.
+
+    Args:
+        of_clips: where each clip with sound starts, and its levels, one a `STEP_S`.
+    """
+    end_s = max((start + len(db) * STEP_S for start, db in of_clips if db), default=0.0)
+    if not end_s:
+        return None
+    step_s = STEP_S * math.ceil(end_s / STEP_S / _MOST_LEVELS)
+    loudest: list[int | None] = [None] * math.ceil(end_s / step_s)
+    for start, levels in of_clips:
+        for k, db in enumerate(levels):
+            at = min(len(loudest) - 1, int((start + (k + 0.5) * STEP_S) / step_s))
+            before = loudest[at]
+            if db is not None and (before is None or db > before):
+                loudest[at] = round(db)
+    return {"step_s": step_s, "db": loudest}
 
 
 def speech_spans(words: Sequence[dict[str, Any]]) -> list[list[float]]:

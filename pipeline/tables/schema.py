@@ -48,6 +48,7 @@ def clips_schema(embedding_dim: int = EMBEDDING_DIM) -> pa.Schema:
             ("has_video", pa.bool_()),
             ("has_audio", pa.bool_()),
             ("audio_coverage", pa.float32()),
+            ("sound_level_db", pa.list_(pa.float32())),  # of each quarter of a second, null: none there
             ("av_skew_ms", pa.float32()),
             ("sync_offset_ms", pa.float32()),
             ("sync_confidence", pa.float32()),

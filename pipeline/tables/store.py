@@ -16,7 +16,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FORMAT_VERSION = 3  # of files and records; a reader reads this one and every older one
+FORMAT_VERSION = 4  # of files and records; a reader reads this one and every older one
 _VERSION_KEY = b"reeltable_format"
 _TEMPORARY = re.compile(r"_[0-9a-f]{32}\.tmp")
 _READS_AT_ONCE = 16

@@ -34,6 +34,11 @@ def test_rows_of_a_plain_video(video_file, config, model):
         assert clip["has_audio"]
         assert clip["audio_coverage"] == pytest.approx(1.0, abs=0.01)
         assert clip["frame_error_ms"] < 40
+        # A click at 1, 2, … 9 s: the first quarter of those seconds is the loudest of its own.
+        n_seconds = int(clip["end_s"] - clip["start_s"])
+        of_seconds = np.array(clip["sound_level_db"][: 4 * n_seconds]).reshape(-1, 4)
+        clicks = of_seconds[1:] if clip["start_s"] == 0 else of_seconds
+        assert (clicks.argmax(1) == 0).all()
         assert (clip["bundle"], clip["result_digest"], clip["run_id"]) == ("embedded", "r", "run")
     assert len({c["clip_id"] for c in clips}) == 3
     assert rows.unit["state"] == "done"
@@ -62,7 +67,7 @@ def test_silent_clips_have_null_audio_fields(tmp_path, config, model):
     path = flash_and_click(tmp_path / "v.mp4", seconds=4, acodec=None)
     (clip,) = understand(unit_of(path), config, model, MADE_BY).clips.to_pylist()
     assert clip["has_audio"] is False
-    for name in ("audio_coverage", "av_skew_ms", "audio_weight", "transcript"):
+    for name in ("audio_coverage", "sound_level_db", "av_skew_ms", "audio_weight", "transcript"):
         assert clip[name] is None
     assert all(label["modality"] == "video" for label in clip["labels"])
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from pipeline.media.levels import STEP_S
 from pipeline.records import short_hash
 from pipeline.tables.commit import commit
 from pipeline.tables.publish import publish
@@ -122,6 +123,10 @@ def _clips(
     return pa.table({name: columns[name] for name in schema.names}, schema=schema)
 
 
+def _levels(rng: Any) -> list[float]:
+    return [round(float(db), 2) for db in rng.uniform(-50, -10, int(CLIP_S / STEP_S))]
+
+
 def _clip(video: dict[str, Any], i: int, run: str, rng: Any) -> dict[str, Any]:
     thing, sound, deed = (int(rng.integers(len(names))) for names in (OBJECTS, SOUNDS, ACTIONS))
     # The second run's scores lie higher: there is a drift to see.
@@ -133,7 +138,13 @@ def _clip(video: dict[str, Any], i: int, run: str, rng: Any) -> dict[str, Any]:
     row |= {"unit_id": video["unit_id"], "uri": video["uri"], "clip_index": i, "start_s": start_s}
     row |= {"end_s": start_s + CLIP_S, "n_frames": 8, "frame_error_ms": 20.0, "is_padded": False}
     row |= {"status": video["status"], "cut_s": [start_s] if i % 3 == 0 else [], "has_video": True}
-    row |= {"has_audio": True, "audio_coverage": 1.0, "av_skew_ms": 0.0, "caption_score": score}
+    row |= {
+        "has_audio": True,
+        "audio_coverage": 1.0,
+        "av_skew_ms": 0.0,
+        "sound_level_db": _levels(rng),
+        "caption_score": score,
+    }
     row["labels"] = [dict(zip(("label", "score", "space", "modality"), x, strict=True)) for x in labels]
     row |= {"top_label": OBJECTS[thing], "top_score": score, "run_id": run, "bundle": "embedded"}
     row |= {

@@ -158,6 +158,8 @@ def test_the_timeline_of_another_video_is_shown_when_it_is_chosen(seen):
     assert any("shots" in row for row in rows)
     assert any("sound" in row for row in rows)
     assert any(row.startswith("0:010:01.5speech") for row in rows)
+    told = "document.querySelector('#level-chart').getAttribute('aria-label')"
+    seen.until(f"{told}.includes('video_000004') && / loudest -1\\d dB at /.test({told})")
 
 
 def test_texts_that_mean_harm_are_shown_as_text(seen):

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.report.facts import read_facts
-from pipeline.report.scripts import CLIPS_A_FILE, make_scripts, script_json, speech_spans
+from pipeline.report.scripts import CLIPS_A_FILE, level_curve, make_scripts, script_json, speech_spans
 from pipeline.tables.store import Store
 from tests.pipeline.report.lake import make_lake
 
@@ -70,6 +70,23 @@ def test_each_videos_timeline_holds_its_segments_sound_and_speech(facts):
         assert len(line["segments"]) == sum(s["space"] != "shots" for s in segments)
         assert len(line["shots"]) == sum(s["space"] == "shots" for s in segments) > 0
         assert [span[:2] for span in line["sound"]] == [[4.0 * i, 4.0 * i + 4] for i in range(4)]
+        mine = [c for c in facts.clips.to_pylist() if c["video_id"] == of_uri[uri]]
+        levels = [round(db) for clip in mine for db in clip["sound_level_db"]]
+        assert line["level"] == {"step_s": 0.25, "db": levels}
+
+
+def test_a_long_videos_curve_has_a_bounded_number_of_points_and_keeps_what_is_loudest():
+    hour = [(4.0 * i, [-40.0] * 16) for i in range(900) if i != 450]  # a clip without sound
+    hour[100] = (400.0, [-40.0] * 7 + [-3.0] + [-40.0] * 8)
+    curve = level_curve(hour)
+    assert curve["step_s"] * len(curve["db"]) == pytest.approx(3600, abs=curve["step_s"])
+    assert len(curve["db"]) <= 480
+    assert max(db for db in curve["db"] if db is not None) == -3
+    assert curve["db"].index(-3) == int(401.75 / curve["step_s"])
+
+
+def test_tables_of_older_versions_have_no_curve():
+    assert level_curve([(0.0, []), (4.0, [])]) is None
 
 
 def test_a_large_table_is_paged_and_a_files_name_changes_with_its_content(facts, monkeypatch):
