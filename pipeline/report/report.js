@@ -249,11 +249,11 @@ function levelSpec(level, v, end) {
   const told = known.length ? `loudest ${loudest.db} dB at ${clock(loudest.at)}` : "none is known";
   return {
     description: `Loudness of the sound of ${baseName(videos.uri[v])}: ${told}.`,
-    width: "container", height: 70, data: { values },
-    mark: { type: "area", interpolate: "step", line: true, fillOpacity: 0.35 },
+    width: "container", height: 70, data: { values }, title: "loudness, dB",
+    mark: { type: "area", interpolate: "step", line: true, fillOpacity: 0.35, clip: true },
     encoding: {
       x: { field: "at", type: "quantitative", title: "seconds", scale: { domain: [0, end], nice: false } },
-      y: { field: "db", type: "quantitative", title: "loudness, dB", stack: null, scale: { domain: [LEAST_DB, 0] }, axis: { values: [LEAST_DB, -40, -20, 0], minExtent: LANE_WIDTH, maxExtent: LANE_WIDTH } },
+      y: { field: "db", type: "quantitative", title: null, stack: null, scale: { domain: [LEAST_DB, 0] }, axis: { values: [LEAST_DB, -40, -20, 0], ticks: false, domain: false, minExtent: LANE_WIDTH, maxExtent: LANE_WIDTH } },
       y2: { datum: LEAST_DB },
       tooltip: [{ field: "at", type: "quantitative", title: "second" }, { field: "db", type: "quantitative", title: "dB" }],
     },
@@ -300,6 +300,7 @@ function colours() {
   const text = { labelColor: of("ink"), titleColor: of("quiet"), labelFontSize: 12, titleFontSize: 12, titleFontWeight: "normal", labelFont: "system-ui", titleFont: "system-ui" };
   return {
     background: of("sheet"), view: { stroke: null }, mark: { aria: false }, bar: { color: of("accent") }, line: { color: of("accent") }, point: { size: 35 },
+    title: { anchor: "start", fontSize: 12, fontWeight: "normal", color: of("quiet") },
     axis: { ...text, aria: false, gridColor: of("line"), domainColor: of("line"), tickColor: of("line"), labelLimit: 190, tickCount: 6 },
     axisBand: { grid: false, ticks: false, domain: false }, legend: { ...text, aria: false, orient: "top", labelLimit: 160, columns: 6 }, style: { lane: { stroke: of("sheet"), strokeWidth: 1 }, limit: { color: of("second"), opacity: 1 } },
     range: { category: ["accent", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "quiet"].map(of) },
