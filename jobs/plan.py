@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from queue import SimpleQueue
@@ -45,8 +45,12 @@ def make_plan(
     *,
     retry_failures: bool = False,
     force: bool = False,
+    settled_by: Sequence[str] = (),
 ) -> Plan:
     """Cut all sources into units and leave out what is settled; with `force`, nothing.
+
+    Args:
+        settled_by: ids of runs; what they ended stays so, failed or not, whatever else is asked for.
 
     Raises:
         BundleError: the config names a bundle that cannot be used.
@@ -65,7 +69,11 @@ def make_plan(
     for source, duration_s in _with_durations(listing.sources, config, ledger, digest):
         for unit in cut_units(source, duration_s, config, digest):
             n_units += 1
-            if force or not ledger.is_settled(unit.unit_id, retry_failures=retry_failures):
+            known = ledger.units.get(unit.unit_id)
+            is_settled = known is not None and known.run_id in settled_by
+            if not force and not is_settled:
+                is_settled = ledger.is_settled(unit.unit_id, retry_failures=retry_failures)
+            if not is_settled:
                 todo.append(_with_attempt(unit, ledger))
             else:
                 n_failed += ledger.units[unit.unit_id].state == "failed"

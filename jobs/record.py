@@ -101,6 +101,9 @@ class RunReport:
     encode_cpu_s: float = 0.0  # processor time of the encoders, all their threads
     n_cpus: float = 0.0  # of the cluster, as Ray counts them; 0: not recorded
     n_gpus: float = 0.0
+    attempts: tuple[
+        str, ...
+    ] = ()  # ids under which its rows stand: one for each time workers were lost
 
 
 def committed_of(store: Store, ledger: Ledger, run_ids: Sequence[str]) -> dict[str, Any]:

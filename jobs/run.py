@@ -11,7 +11,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ _WRITE_CPUS = 0.25
 _POLL_S = 0.5
 _LEAST_ROOM_BYTES = 512 * 2**20
 _IDLE_WORKERS = 4  # processes that wait for the next task
+_LAST_WORD_S = 5.0  # of a watcher whose cluster has failed
 _MOST_CALLS = 8  # of an encoder at once
 
 
@@ -57,6 +58,17 @@ class Options:
 
 
 @dataclass(frozen=True)
+class _Spent:
+    """What the stages of an attempt took, summed over workers."""
+
+    start_s: float
+    counts: Counts
+    device: str  # of the encoders
+    n_cpus: float  # of the cluster
+    n_gpus: float
+
+
+@dataclass(frozen=True)
 class _Job:
     """A run that has begun."""
 
@@ -66,7 +78,9 @@ class _Job:
     run_id: str
     started_at: datetime
     on_progress: Report
+    began: float = field(default_factory=time.perf_counter)  # of the first attempt
     earlier: tuple[str, ...] = ()  # ids of its attempts before, which lost a node or a worker
+    spent: list[_Spent] = field(default_factory=list)  # of each attempt that came to work
 
     @property
     def run_ids(self) -> tuple[str, ...]:
@@ -107,23 +121,21 @@ def run(
             with lease(job.store, "run", job.run_id, wait_s=options.wait_s, on_wait=on_wait):
                 return _run(job, listing)
         except Exception as e:
-            # What is forced could not be told from what is left.
-            if options.force or len(job.run_ids) >= config.run.max_attempts or not _is_loss(e):
+            if len(job.run_ids) >= config.run.max_attempts or not _is_loss(e):
                 raise
             on_wait(f"other workers: {type(e).__name__} in {job.run_id}; what is left is done anew")
-            job = _job(job.store, config, options, on_progress, job.run_ids)
+            again = _job(job.store, config, options, on_progress)
+            job = replace(again, began=job.began, earlier=job.run_ids, spent=job.spent)
 
 
-def _job(
-    store: Store, config: Config, options: Options, on_progress: Report, earlier: tuple[str, ...] = ()
-) -> _Job:
+def _job(store: Store, config: Config, options: Options, on_progress: Report) -> _Job:
     started_at = datetime.now(UTC)
     run_id = f"{started_at:%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
     def told(progress: Progress) -> None:
         on_progress(replace(progress, run_id=run_id))
 
-    return _Job(store, config, options, run_id, started_at, told, earlier)
+    return _Job(store, config, options, run_id, started_at, told)
 
 
 def _is_loss(error: Exception) -> bool:
@@ -165,19 +177,23 @@ def _run(job: _Job, listing: Listing) -> RunReport:
     _check_dim(store, ledger, bundle)
     job.on_progress(Progress("planning", len(listing.sources)))
     plan = make_plan(
-        listing, config, ledger, retry_failures=options.retry_failures, force=options.force
+        listing,
+        config,
+        ledger,
+        retry_failures=options.retry_failures,
+        force=options.force,
+        settled_by=job.earlier,
     )
     if options.max_cost is not None:
         check_cost(estimate(plan, config, store), options.max_cost)
     plan_s = time.perf_counter() - started
-    spent = _Spent()
     if plan.todo:
         plan.bundle.check_files()
-        spent = _execute(plan, job)
+        _execute(plan, job)
     if plan.todo or not is_published(store, ledger):
         job.on_progress(Progress("publishing", len(plan.todo)))
         ledger = publish(store, options.dt)
-    report = _report(job, plan, ledger, spent, plan_s, time.perf_counter() - started)
+    report = _report(job, plan, ledger, plan_s)
     if plan.todo or job.earlier:
         store.write_json(f"{RUNS}/{job.run_id}.json", asdict(report))
     return report
@@ -192,19 +208,8 @@ def _check_dim(store: Store, ledger: Ledger, bundle: BundleSpec) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Spent:
-    """What the stages took, summed over workers."""
-
-    start_s: float = 0.0
-    counts: Counts | None = None
-    device: str | None = None
-    n_cpus: float = 0.0  # of the cluster
-    n_gpus: float = 0.0
-
-
-def _execute(plan: Plan, job: _Job) -> _Spent:
-    """Run the plan on Ray."""
+def _execute(plan: Plan, job: _Job) -> None:
+    """Run the plan on Ray; what it spends stands in `job.spent`, also where it fails."""
     started = time.perf_counter()
     config, n_units = job.config, len(plan.todo)
     provenance = Provenance(plan.bundle.name, plan.bundle.digest(), plan.result_digest, job.run_id)
@@ -223,17 +228,26 @@ def _execute(plan: Plan, job: _Job) -> _Spent:
         )
         start_s = time.perf_counter() - started
         device = "cuda" if _uses_gpu(config) else "cpu"
-        with _unwrapped(), _watched(watcher, n_units, job.on_progress):
-            data = _pipeline(plan, config, provenance, watcher)
-            per_file = max(config.run.units_per_file, -(-n_units // config.run.max_files))
-            sink = TableSink(job.store.root, job.options.dt, job.run_id, per_file, watcher)
-            data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
-        counts, failures = ray.get(watcher.read.remote())
-        job.on_progress(_progress(n_units, counts, failures))
         there = ray.cluster_resources()
         sizes = (float(there.get("CPU", 0)), float(there.get("GPU", 0)))
-        load_s = counts.seconds.get("loaded", 0.0) / max(1, counts.units.get("loaded", 0))
-        return _Spent(start_s + load_s, counts, device, *sizes)
+
+        def note(timeout_s: float | None) -> None:
+            counts, failures = ray.get(watcher.read.remote(), timeout=timeout_s)
+            job.on_progress(_progress(n_units, counts, failures))
+            load_s = counts.seconds.get("loaded", 0.0) / max(1, counts.units.get("loaded", 0))
+            job.spent.append(_Spent(start_s + load_s, counts, device, *sizes))
+
+        try:
+            with _unwrapped(), _watched(watcher, n_units, job.on_progress):
+                data = _pipeline(plan, config, provenance, watcher)
+                per_file = max(config.run.units_per_file, -(-n_units // config.run.max_files))
+                sink = TableSink(job.store.root, job.options.dt, job.run_id, per_file, watcher)
+                data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
+        except Exception:
+            with suppress(Exception):  # the first trouble is what is told
+                note(_LAST_WORD_S)
+            raise
+        note(None)
 
 
 def _progress(total: int, counts: Counts, failures: tuple[Failed, ...]) -> Progress:
@@ -454,11 +468,12 @@ def _watched(watcher: Any, total: int, on_progress: Report) -> Iterator[None]:
         thread.join()
 
 
-def _report(
-    job: _Job, plan: Plan, ledger: Ledger, spent: _Spent, plan_s: float, wall_s: float
-) -> RunReport:
-    counts = spent.counts
-    seconds = counts.seconds if counts else {}
+def _report(job: _Job, plan: Plan, ledger: Ledger, plan_s: float) -> RunReport:
+    last = job.spent[-1] if job.spent else None
+
+    def seconds(stage: str) -> float:
+        return sum(spent.counts.seconds.get(stage, 0.0) for spent in job.spent)
+
     earlier = [e.state for e in ledger.units.values() if e.run_id in job.earlier]
     n_failed = earlier.count("failed")  # by this run, though its plan found them there
     return RunReport(
@@ -470,16 +485,17 @@ def _report(
         n_failed_before=plan.n_failed_before - n_failed,
         n_done_before=plan.n_done_before - (len(earlier) - n_failed),
         **committed_of(job.store, ledger, job.run_ids),
-        wall_s=wall_s,
+        attempts=job.run_ids,
+        wall_s=time.perf_counter() - job.began,
         plan_s=plan_s,
-        start_s=spent.start_s,
-        decode_s=seconds.get("decoded", 0.0),
-        encode_s=seconds.get("encoded", 0.0),
-        commit_s=seconds.get("committed", 0.0),
-        encode_cpu_s=counts.cpu_s.get("encoded", 0.0) if counts else 0.0,
-        device=spent.device,
-        n_cpus=spent.n_cpus,
-        n_gpus=spent.n_gpus,
+        start_s=sum(spent.start_s for spent in job.spent),
+        decode_s=seconds("decoded"),
+        encode_s=seconds("encoded"),
+        commit_s=seconds("committed"),
+        encode_cpu_s=sum(spent.counts.cpu_s.get("encoded", 0.0) for spent in job.spent),
+        device=last.device if last else None,
+        n_cpus=last.n_cpus if last else 0.0,
+        n_gpus=last.n_gpus if last else 0.0,
         bundle=plan.bundle.name,
         bundle_digest=plan.bundle.digest(),
         result_digest=plan.result_digest,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +60,12 @@ def read_status(directory: str) -> Status:
     )
 
 
-def failures_of(directory: str, run_id: str) -> list[tuple[str, str]]:
-    """What went wrong in one run: code and message of each unit."""
+def failures_of(directory: str, run_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """What went wrong in one run, by the ids of its attempts: code and message of each unit."""
     store = Store(directory)
     rows = [
         row
         for file in store.names("failures", ".parquet")
         for row in store.read_table(file, ["run_id", "code", "message"]).to_pylist()
     ]
-    return [(row["code"], row["message"]) for row in rows if row["run_id"] == run_id]
+    return [(row["code"], row["message"]) for row in rows if row["run_id"] in run_ids]

@@ -14,6 +14,7 @@ import pytest
 
 import jobs.run
 from jobs.run import decoders
+from jobs.status import failures_of
 from pipeline.config import ConfigError, load_config
 from pipeline.sources import list_sources
 from tests.films import clouds, join, write_film
@@ -179,8 +180,9 @@ def test_old_failures_do_not_fail_a_later_run(with_bad_files):
     assert status["failures_by_code"] == {"not_media": 1, "empty": 1, "not_found": 1}
 
 
-def test_a_run_whose_workers_are_lost_goes_on_in_another_attempt(lake, tmp_path, monkeypatch):
-    """What the first one committed stays, and counts as this run's, failed units too."""
+@pytest.mark.parametrize("force", [False, True])
+def test_a_run_whose_workers_are_lost_goes_on_in_another_attempt(lake, tmp_path, monkeypatch, force):
+    """What the first one committed stays, and counts as this run's: failed units and what was spent too."""
     from ray.exceptions import NodeDiedError
 
     (tmp_path / "bad.mp4").write_text("no video")
@@ -188,13 +190,12 @@ def test_a_run_whose_workers_are_lost_goes_on_in_another_attempt(lake, tmp_path,
     really, told = jobs.run._execute, []
 
     def lost_at_the_end(plan, job):
-        spent = really(plan, job)
+        really(plan, job)
         if not job.earlier:
             raise NodeDiedError("a node is gone")
-        return spent
 
     monkeypatch.setattr(jobs.run, "_execute", lost_at_the_end)
-    options = jobs.run.Options(dt="2026-01-31")
+    options = jobs.run.Options(dt="2026-01-31", force=force)
     out = str(tmp_path / "t")
     report = jobs.run.run(list_sources(files), out, load_config(), options, on_wait=told.append)
     assert (report.state, report.n_done, report.n_failed) == ("succeeded", 1, 1)
@@ -202,6 +203,10 @@ def test_a_run_whose_workers_are_lost_goes_on_in_another_attempt(lake, tmp_path,
     assert "NodeDiedError" in told[0]
     assert len(pd.read_parquet(f"{out}/clips")) == 1
     assert len(list((tmp_path / "t" / "_runs").glob("*.json"))) == 1
+    assert report.decode_s > 0
+    assert report.encode_cpu_s > 0
+    assert len(report.attempts) == 2
+    assert [code for code, _ in failures_of(out, report.attempts)] == ["not_media"]
 
 
 def test_one_cpu_is_enough(lake, tmp_path):
