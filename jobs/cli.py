@@ -77,7 +77,10 @@ Inputs = Annotated[
 ]
 OutDir = Annotated[str, typer.Option("--out", help="Where the tables are: a directory or a URL.")]
 ConfigFile = Annotated[
-    str | None, typer.Option("--config", help="A YAML file, or the name of a shipped config.")
+    str | None,
+    typer.Option(
+        "--config", help="A YAML file, a trained bundle's folder, or the name of a shipped config."
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,

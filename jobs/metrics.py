@@ -36,6 +36,9 @@ METRICS = {
         "counter", "Seconds that the workers of a stage were busy.", ("bundle", "stage")
     ),
     "reeltable_encode_cpu_seconds_total": Metric("counter", "Processor time of encoders.", ("bundle",)),
+    "reeltable_decoded_bytes_total": Metric(
+        "counter", "Bytes of pictures and sound that decoders handed to encoders.", ("bundle",)
+    ),
     "reeltable_video_seconds_total": Metric("counter", "Seconds of video encoded.", ("bundle",)),
     "reeltable_clips_total": Metric("counter", "Clips in the tables.", ("bundle",)),
     "reeltable_sync_offset_seconds": Metric(
@@ -73,6 +76,7 @@ class RunMetrics:
         if done.stage == "loaded":
             return
         self._count("reeltable_stage_units_total", done.n_units, stage=done.stage)
+        self._count("reeltable_decoded_bytes_total", done.n_bytes)
         if done.stage == "encoded":
             self._count("reeltable_video_seconds_total", done.video_s)
             self._count("reeltable_encode_cpu_seconds_total", done.cpu_s)

@@ -43,6 +43,7 @@ class Done:
     seconds: float
     cpu_s: float = 0.0  # processor time, where it is measured
     video_s: float = 0.0
+    n_bytes: int = 0  # handed on
     n_clips: int = 0
     n_empty: int = 0
     failures: tuple[Failed, ...] = ()

@@ -48,7 +48,8 @@ class DecodeStage:
             decoded, buffer = self._decode(Unit(**json.loads(text)))
             out["decoded"].append(ray.cloudpickle.dumps(decoded))
             out["batch"].append(buffer)
-            self.watcher.add.remote(Done("decoded", 1, decoded.decode_s))
+            n_bytes = len(buffer) if buffer is not None else 0
+            self.watcher.add.remote(Done("decoded", 1, decoded.decode_s, n_bytes=n_bytes))
         return pa.table(out, schema=DECODED)
 
     def _decode(self, unit: Unit) -> tuple[Decoded, bytes | None]:

@@ -369,10 +369,10 @@ def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 
 
 def _find(path: str | Path, folder: str = "") -> Path:
-    """`path` itself, or the shipped config of that name."""
+    """`path` itself, the config of a bundle's folder, or the shipped config of that name."""
     given, there = Path(path), CONFIG_DIR / folder
     shipped = there / (given.name if given.suffix else f"{given.name}.yaml")
-    for candidate in (given, shipped):
+    for candidate in (given, given / "config.yaml", shipped):
         if candidate.is_file():
             return candidate
     names = ", ".join(sorted(p.stem for p in there.glob("*.yaml")))

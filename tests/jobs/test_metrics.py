@@ -73,6 +73,9 @@ def test_what_is_scraped_agrees_with_the_runs_record(scraped):
     assert total(samples, "reeltable_units_total", state="done") == record["n_done"] == 32
     assert total(samples, "reeltable_units_total", state="failed", code="not_media") == 1
     assert total(samples, "reeltable_clips_total") == record["n_clips"]
+    pictures = record["n_clips"] * 12 * 256 * 341 * 3
+    # The rest is sound, and small pictures to see motion by.
+    assert pictures < total(samples, "reeltable_decoded_bytes_total") < 1.4 * pictures
     assert total(samples, "reeltable_video_seconds_total") == pytest.approx(record["video_s"], rel=0.01)
     for stage, seconds in (("decoded", "decode_s"), ("encoded", "encode_s"), ("committed", "commit_s")):
         assert total(samples, "reeltable_stage_units_total", stage=stage) == record["n_units"]

@@ -43,6 +43,11 @@ def test_what_is_wrong_is_named_with_what_was_expected(override, said):
     assert said in str(error.value)
 
 
+def test_a_bundles_folder_stands_for_the_config_in_it(tmp_path):
+    (tmp_path / "config.yaml").write_text("clips: {length_s: 2}")
+    assert load_config(tmp_path).clips.length_s == 2
+
+
 def test_a_missing_or_torn_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nosuch.*no such config file.*embedded"):
         load_config("nosuch")
