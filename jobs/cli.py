@@ -40,7 +40,7 @@ from jobs.console import parsed_day as _day
 from jobs.console import print_json as _print_json
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, read_values
-from pipeline.sources import InputError, Listing, canonical_uri, list_sources, without_secrets
+from pipeline.sources import InputError, Listing, list_sources, without_secrets
 
 T = TypeVar("T")
 _MOST_FAILURES = 10
@@ -598,8 +598,7 @@ def forget(
     """
     from pipeline.tables.maintain import forget as remove
 
-    named = [canonical_uri(name) if "/" in name or "." in name else name for name in videos]
-    done = _held("forget", directory, wait_s, lambda s: remove(s, named, _day(None)))
+    done = _held("forget", directory, wait_s, lambda s: remove(s, videos, _day(None)))
     if as_json:
         _print_json(dataclasses.asdict(done))
         return

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pyarrow as pa
 
 from pipeline.records import short_hash
+from pipeline.sources import canonical_uri
 from pipeline.tables.commit import COMMITS, SUPERSEDED, CommitRecord, recover
 from pipeline.tables.ledger import CHECKPOINT, Ledger, read_ledger
 from pipeline.tables.publish import mark_published, publish, rederive, rewrite
@@ -178,12 +179,13 @@ def _replaced_by(record: CommitRecord, ledger: Ledger) -> list[CommitRecord]:
 
 
 def _sources(store: Store, records: list[CommitRecord], names: Collection[str]) -> set[str]:
-    """The sources that are meant by video ids or URIs."""
+    """The sources that are meant by video ids, or by URIs or paths as a person writes them."""
     of_video = {e.video_id: e.source_id for record in records for e in record.units}
     known = set(of_video.values())
     found, unknown = set(), []
     for name in names:
-        source = of_video.get(name) or (short_hash(name) if short_hash(name) in known else None)
+        of_uri = short_hash(canonical_uri(name))
+        source = of_video.get(name) or (of_uri if of_uri in known else None)
         if source is None:
             unknown.append(name)
         else:
