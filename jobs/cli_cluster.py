@@ -158,7 +158,8 @@ def schedule_kubernetes(
         if "://" not in path and not os.path.isabs(path):
             fail(f"{path}: means nothing in a pod; expected a URL or an absolute path", Exit.USAGE)
     config = None
-    if given["config_file"] is not None and Path(given["config_file"]).is_file():
+    own = Path(given["config_file"] or "")  # a file, or a bundle's folder with one
+    if given["config_file"] is not None and (own.is_file() or (own / "config.yaml").is_file()):
         config, arguments = given["config"], _without_config(arguments)
     made = _schedule(arguments, name, at, address, ["reeltable"])
     sys.stdout.write(kubernetes(made, kind, image, config))

@@ -64,16 +64,15 @@ def make_plan(
             + ", ".join(sorted(bundle.spaces))
         )
     digest = config.result_digest(bundle.digest())
+    ended = ledger.ended_by(settled_by)
     todo: list[Unit] = []
     n_units = n_failed = 0
     for source, duration_s in _with_durations(listing.sources, config, ledger, digest):
         for unit in cut_units(source, duration_s, config, digest):
             n_units += 1
-            known = ledger.units.get(unit.unit_id)
-            is_settled = known is not None and known.run_id in settled_by
-            if not force and not is_settled:
-                is_settled = ledger.is_settled(unit.unit_id, retry_failures=retry_failures)
-            if not is_settled:
+            if unit.unit_id in ended:
+                n_failed += ended[unit.unit_id] == "failed"
+            elif force or not ledger.is_settled(unit.unit_id, retry_failures=retry_failures):
                 todo.append(_with_attempt(unit, ledger))
             else:
                 n_failed += ledger.units[unit.unit_id].state == "failed"

@@ -104,7 +104,7 @@ class RunReport:
     n_gpus: float = 0.0
     attempts: tuple[
         str, ...
-    ] = ()  # ids under which its rows stand: one for each time workers were lost
+    ] = ()  # ids under which its rows stand, the last its own; more than one: workers were lost
 
 
 def committed_of(store: Store, ledger: Ledger, run_ids: Sequence[str]) -> dict[str, Any]:

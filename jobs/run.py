@@ -78,7 +78,9 @@ class _Job:
     run_id: str
     started_at: datetime
     on_progress: Report
-    began: float = field(default_factory=time.perf_counter)  # of the first attempt
+    began: float | None = (
+        None  # by `time.perf_counter`, when the first attempt had the output to itself
+    )
     earlier: tuple[str, ...] = ()  # ids of its attempts before, which lost a node or a worker
     spent: list[_Spent] = field(default_factory=list)  # of each attempt that came to work
 
@@ -119,13 +121,20 @@ def run(
         try:
             # A lease of its own for each attempt, so that no task of one before can write any more.
             with lease(job.store, "run", job.run_id, wait_s=options.wait_s, on_wait=on_wait):
+                job = replace(job, began=job.began or time.perf_counter())
                 return _run(job, listing)
         except Exception as e:
             if len(job.run_ids) >= config.run.max_attempts or not _is_loss(e):
                 raise
             on_wait(f"other workers: {type(e).__name__} in {job.run_id}; what is left is done anew")
             again = _job(job.store, config, options, on_progress)
-            job = replace(again, began=job.began, earlier=job.run_ids, spent=job.spent)
+            job = replace(
+                again,
+                began=job.began,
+                started_at=job.started_at,
+                spent=job.spent,
+                earlier=job.run_ids,
+            )
 
 
 def _job(store: Store, config: Config, options: Options, on_progress: Report) -> _Job:
@@ -474,7 +483,7 @@ def _report(job: _Job, plan: Plan, ledger: Ledger, plan_s: float) -> RunReport:
     def seconds(stage: str) -> float:
         return sum(spent.counts.seconds.get(stage, 0.0) for spent in job.spent)
 
-    earlier = [e.state for e in ledger.units.values() if e.run_id in job.earlier]
+    earlier = list(ledger.ended_by(job.earlier).values())
     n_failed = earlier.count("failed")  # by this run, though its plan found them there
     return RunReport(
         run_id=job.run_id,
@@ -486,7 +495,7 @@ def _report(job: _Job, plan: Plan, ledger: Ledger, plan_s: float) -> RunReport:
         n_done_before=plan.n_done_before - (len(earlier) - n_failed),
         **committed_of(job.store, ledger, job.run_ids),
         attempts=job.run_ids,
-        wall_s=time.perf_counter() - job.began,
+        wall_s=time.perf_counter() - (job.began or 0.0),
         plan_s=plan_s,
         start_s=sum(spent.start_s for spent in job.spent),
         decode_s=seconds("decoded"),

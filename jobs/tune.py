@@ -13,6 +13,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
+from pipeline.bundles.kinds import is_stateless
 from pipeline.bundles.model import Model
 from pipeline.bundles.spec import find_bundle
 from pipeline.config import Config
@@ -71,6 +74,8 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
         _, _, gpu_s = _decoded(listing, there, spec.sample_rate_hz)
         if gpu_s < decode_s:
             reader, decode_s = "nvdec", gpu_s
+    if device == "cpu" and is_stateless(spec):
+        torch.set_num_threads(1)  # as each of the calls that a run's encoder takes at once
     tell(f"loading {spec.name} on {device}")
     model = Model(spec, config, device)
     looks: dict[int, float] = {}
@@ -80,7 +85,10 @@ def tune(listing: Listing, config: Config, device: str, tell: Callable[[str], No
     if best is not None:
         model.sight.chunk = best  # type: ignore[union-attr]
     encode_s, encode_cpu_s = _best_of(lambda: model.understand(batches))
-    settings = _settings(decode_s, encode_s, device, best, sum(map(len, batches)) / len(batches))
+    work_s = (
+        encode_s if device == "cuda" else encode_s * torch.get_num_threads()
+    )  # of a GPU, or of cores
+    settings = _settings(decode_s, work_s, device, best, sum(map(len, batches)) / len(batches))
     return Tuned(
         bundle=spec.name,
         device=device,
@@ -157,13 +165,13 @@ def _best_of(call: Callable[[], object]) -> tuple[float, float]:
 
 
 def _settings(
-    decode_s: float, encode_s: float, device: str, looks_at_once: int | None, clips_per_unit: float
+    decode_s: float, work_s: float, device: str, looks_at_once: int | None, clips_per_unit: float
 ) -> dict[str, int]:
     n_cpus = len(os.sched_getaffinity(0))
     if device == "cuda":  # as many as keep the GPU busy
-        n_decoders = min(n_cpus, math.ceil(decode_s / encode_s))
+        n_decoders = min(n_cpus, math.ceil(decode_s / work_s))
     else:  # both want the CPUs: in proportion to what they need of them
-        n_decoders = round(n_cpus * decode_s / (decode_s + encode_s * n_cpus))
+        n_decoders = round(n_cpus * decode_s / (decode_s + work_s))
     settings = {"decode_workers": max(1, n_decoders), "encode_workers": 1}
     if looks_at_once is not None:
         settings["looks_at_once"] = looks_at_once

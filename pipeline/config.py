@@ -372,7 +372,11 @@ def _find(path: str | Path, folder: str = "") -> Path:
     """`path` itself, the config of a bundle's folder, or the shipped config of that name."""
     given, there = Path(path), CONFIG_DIR / folder
     shipped = there / (given.name if given.suffix else f"{given.name}.yaml")
-    for candidate in (given, given / "config.yaml", shipped):
+    of_folder = given / "config.yaml"
+    is_name = given.name == str(
+        path
+    )  # a shipped config comes before a folder that happens to be called alike
+    for candidate in (given, shipped, of_folder) if is_name else (given, of_folder, shipped):
         if candidate.is_file():
             return candidate
     names = ", ".join(sorted(p.stem for p in there.glob("*.yaml")))

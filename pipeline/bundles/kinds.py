@@ -27,7 +27,7 @@ KINDS: dict[PartName, tuple[str, ...]] = {
     "captions": ("hf_caption", "endpoint", "vllm", *TELLER_KINDS),
     "speech": ("whisper", "wav2vec2", "faster_whisper"),
 }
-# Networks that keep nothing between two calls or during one, so that threads may share them.
+# Networks that keep nothing of a call that another would mind, so that threads may share them.
 _STATELESS = frozenset({"efficientnet_lite0", "yamnet", *TELLER_KINDS})
 GROUP = "reeltable.families"  # of the entry points by which a package adds a family
 

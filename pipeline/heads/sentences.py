@@ -85,13 +85,15 @@ class SentenceTeller(nn.Module):
         Args:
             embed: phrases → (n, D) unit vectors of the text space.
         """
-        new = [one for one in dict.fromkeys(asked) if one not in self._kept]
-        if len(self._kept) + len(new) > _MOST_KEPT:
-            self._kept, new = {}, list(dict.fromkeys(asked))
+        kept = self._kept  # this one throughout: another thread may begin a new one meanwhile
+        new = [one for one in dict.fromkeys(asked) if one not in kept]
+        if len(kept) + len(new) > _MOST_KEPT:
+            kept, new = {}, list(dict.fromkeys(asked))
+            self._kept = kept
         wanted = [one for one in new if len(one.things) > 1 or one.deeds]
         found = self._search(wanted, embed) if wanted else []
-        self._kept |= dict.fromkeys(new) | dict(zip(wanted, found, strict=True))
-        return [self._kept[one] for one in asked]
+        kept.update(dict.fromkeys(new) | dict(zip(wanted, found, strict=True)))
+        return [kept[one] for one in asked]
 
     def _search(
         self, asked: Sequence[Asked], embed: Callable[[list[str]], Tensor]

@@ -60,8 +60,11 @@ class Duplicates:
 def score_drift(facts: Facts) -> Drift | None:
     """None where there are not two runs with scores enough."""
     by_run: dict[str, tuple[list[float], list[int]]] = {}
+    # Attempts of one run are no two runs.
+    run_of = {a: run["run_id"] for run in facts.runs for a in run.get("attempts") or ()}
     for row in facts.scores.to_pylist():
-        values, counts = by_run.setdefault(row["run_id"], ([], []))
+        run_id = run_of.get(row["run_id"], row["run_id"])
+        values, counts = by_run.setdefault(run_id, ([], []))
         values.append(row["top_score"])
         counts.append(row["n"])
     told = [run for run in sorted(by_run) if sum(by_run[run][1]) >= _MIN_SCORES]

@@ -243,19 +243,20 @@ async function showTimeline(v) {
 const LEAST_DB = -60, LANE_WIDTH = 150; // both charts begin at one place, so that a second is above itself
 
 function levelSpec(level, v, end) {
-  const values = (level?.db ?? []).map((db, i) => ({ at: (i + 0.5) * level.step_s, db: db === null ? null : Math.max(db, LEAST_DB) }));
-  const known = values.filter((x) => x.db !== null);
-  const loudest = known.reduce((a, b) => (b.db > a.db ? b : a), { at: 0, db: -Infinity });
-  const told = known.length ? `loudest ${loudest.db} dB at ${clock(loudest.at)}` : "none is known";
+  const steps = (level?.db ?? []).map((db, i) => ({ from: i * level.step_s, to: (i + 1) * level.step_s, db })).filter((x) => x.db !== null);
+  const values = steps.map((x) => ({ ...x, top: Math.max(x.db, LEAST_DB) }));
+  const loudest = steps.reduce((a, b) => (b.db > a.db ? b : a), { from: 0, db: -Infinity });
+  const told = steps.length ? `loudest ${loudest.db} dB at ${clock(loudest.from)}` : "none is known";
   return {
     description: `Loudness of the sound of ${baseName(videos.uri[v])}: ${told}.`,
     width: "container", height: 70, data: { values }, title: "loudness, dB",
-    mark: { type: "area", interpolate: "step", line: true, fillOpacity: 0.35, clip: true },
+    mark: { type: "bar", clip: true },
     encoding: {
-      x: { field: "at", type: "quantitative", title: "seconds", scale: { domain: [0, end], nice: false } },
-      y: { field: "db", type: "quantitative", title: null, stack: null, scale: { domain: [LEAST_DB, 0] }, axis: { values: [LEAST_DB, -40, -20, 0], ticks: false, domain: false, minExtent: LANE_WIDTH, maxExtent: LANE_WIDTH } },
+      x: { field: "from", type: "quantitative", title: "seconds", scale: { domain: [0, end], nice: false } },
+      x2: { field: "to" },
+      y: { field: "top", type: "quantitative", title: null, stack: null, scale: { domain: [LEAST_DB, 0] }, axis: { values: [LEAST_DB, -40, -20, 0], ticks: false, domain: false, minExtent: LANE_WIDTH, maxExtent: LANE_WIDTH } },
       y2: { datum: LEAST_DB },
-      tooltip: [{ field: "at", type: "quantitative", title: "second" }, { field: "db", type: "quantitative", title: "dB" }],
+      tooltip: [{ field: "from", type: "quantitative", title: "second" }, { field: "db", type: "quantitative", title: "dB" }],
     },
   };
 }

@@ -128,8 +128,9 @@ def cut_sound(
         runs = runs[runs[:, 0] < runs[:, 1]]
         if not len(runs):
             continue
-        piece = track.samples[first : min(last, first + size)]
-        samples[i, : len(piece)] = piece
+        lead = max(0, -first)  # sound that was moved to later begins within the clip
+        piece = track.samples[first + lead : max(0, min(last, first + size))]
+        samples[i, lead : lead + len(piece)] = piece
         valid[i] = np.minimum((runs[0, 0] - first, runs[-1, 1] - first), size)
         coverage[i] = min(1.0, (runs[:, 1] - runs[:, 0]).sum() / (last - first))
         first_s[i] = float(track.start_s) + runs[0, 0] / rate_hz

@@ -8,7 +8,7 @@ file that the checkpoint does not know is read.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -75,6 +75,11 @@ class Ledger:
         """Whether a run may pass the unit by."""
         entry = self.units.get(unit_id)
         return entry is not None and not (entry.state == "failed" and retry_failures)
+
+    def ended_by(self, run_ids: Collection[str]) -> dict[str, str]:
+        """How units ended in these runs, by unit id: also where an earlier run's end is the one that counts."""
+        mine = [r for r in self.records if r.run_id in run_ids]
+        return {e.unit_id: e.state for r in mine for e in r.units if e.run_id in run_ids}
 
     def count(self, state: str) -> int:
         return sum(entry.state == state for entry in self.units.values())

@@ -9,6 +9,7 @@ a newer snapshot, and the question is asked again.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -21,7 +22,8 @@ from pipeline.tables.store import MissingError, Store, TableError
 
 TABLES = ("clips", "videos", "segments", "failures")
 As = Literal["pandas", "arrow", "polars", "duckdb"]
-_TRIES = 5
+_TRIES = 20  # while files are merged
+_PAUSE_S = 0.05  # longer from try to try: ten seconds in all
 _MOVED = ("No such file", "No files found", "Cannot open file", "FileNotFoundError")
 _SCHEMAS = {"videos": VIDEOS, "segments": SEGMENTS, "failures": FAILURES}
 
@@ -87,6 +89,7 @@ def query_together(
 
     store = Store(directory)
     for attempt in range(_TRIES):
+        time.sleep(_PAUSE_S * attempt)
         connection = duckdb.connect()
         try:
             for sql in questions.values():

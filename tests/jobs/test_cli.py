@@ -225,7 +225,7 @@ def test_no_error_repeats_a_secret_that_a_url_holds(arguments, tmp_path, video_f
 def test_failures_are_told_with_what_their_code_means(tables, capsys):
     counted = dict.fromkeys(("n_clips", "n_videos", "n_done", "n_empty", "n_done_before"), 0)
     times = dict.fromkeys(("wall_s", "video_s", "plan_s", "start_s", "decode_s", "encode_s"), 0.0)
-    report = {"state": "succeeded", "run_id": "r", "n_failed": 1, "commit_s": 0.0}
+    report = {"state": "succeeded", "attempts": ("r",), "n_failed": 1, "commit_s": 0.0}
     _print_report(SimpleNamespace(**counted, **times, **report), tables.root)
     failed, why = capsys.readouterr().err.splitlines()
     assert failed == "failed: /v.mp4: no"

@@ -76,6 +76,28 @@ def test_settled_units_are_left_out_and_attempts_are_counted():
     assert [(u.unit_id, u.attempt) for u in again.todo] == [(b.unit_id, 3), (c.unit_id, 1)]
 
 
+def test_what_a_lost_attempt_ended_is_not_done_again_whatever_is_asked_for():
+    """Also a unit that failed there and was done in an earlier run, whose end is the one that counts."""
+    listing = Listing((SOURCE,))
+    a, b, c = make_plan(listing, CONFIG, Ledger()).todo
+    digest = result_digest_of(CONFIG)
+    done, failed = (
+        UnitEntry(a.unit_id, "s", a.video_id, state, 1, digest, run, a.planned_s)
+        for state, run in (("done", "r1"), ("failed", "r2"))
+    )
+    ledger = Ledger.of(
+        [
+            CommitRecord("n1", "r1", "2026-01-31", (), "u1", (done,), 1),
+            CommitRecord("n2", "r2", "2026-01-31", (), "u2", (failed,), 1),
+        ]
+    )
+    for asked in ({"force": True}, {"retry_failures": True}):
+        plan = make_plan(listing, CONFIG, ledger, settled_by=["r2"], **asked)
+        assert [u.unit_id for u in plan.todo] == [b.unit_id, c.unit_id]
+        assert (plan.n_done_before, plan.n_failed_before) == (0, 1)
+    assert len(make_plan(listing, CONFIG, ledger, force=True).todo) == 3
+
+
 def test_a_file_that_cannot_be_probed_is_a_unit_whose_failure_will_be_a_row(tmp_path):
     (tmp_path / "bad.mp4").write_text("no video")
     source = Source(str(tmp_path / "bad.mp4"), "v", "1")

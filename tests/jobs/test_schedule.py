@@ -169,10 +169,12 @@ def test_the_head_and_its_token_are_where_the_cron_job_looks():
     assert allowed["from"][0]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
 
 
+@pytest.mark.parametrize("is_folder", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_kubernetes_prints_the_command_filled_in(kind, tmp_path):
-    mine = tmp_path / "mine.yaml"
-    mine.write_text("clips: {length_s: 2, stride_s: 2}\nlabels: {actions: [clapping]}\n")
+def test_kubernetes_prints_the_command_filled_in(kind, is_folder, tmp_path):
+    mine = tmp_path if is_folder else tmp_path / "mine.yaml"
+    file = tmp_path / "config.yaml" if is_folder else mine
+    file.write_text("clips: {length_s: 2, stride_s: 2}\nlabels: {actions: [clapping]}\n")
     more = ["--address", "http://head:8265"] if kind == "CronJob" else []
     code, stdout, stderr = call(
         "kubernetes", "s3://lake/it's {date}/", "--out", "s3://t", "--config", mine, "--set",

@@ -45,7 +45,7 @@ def test_a_gpu_gets_as_many_decoders_as_keep_it_busy_and_enough_looks_a_call(mon
     }  # fmt: skip
     assert _settings(100.0, 2.0, "cuda", 8, 15.0)["decode_workers"] == 16
     # Without a GPU the two share the CPUs: 10 s of one CPU against 2 s of all sixteen.
-    assert _settings(10.0, 2.0, "cpu", 2, 15.0)["decode_workers"] == 4
+    assert _settings(10.0, 32.0, "cpu", 2, 15.0)["decode_workers"] == 4
 
 
 def test_the_written_config_is_yaml_that_a_person_reads(tmp_path):

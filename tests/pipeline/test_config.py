@@ -48,6 +48,14 @@ def test_a_bundles_folder_stands_for_the_config_in_it(tmp_path):
     assert load_config(tmp_path).clips.length_s == 2
 
 
+def test_a_folder_called_as_a_shipped_config_does_not_stand_in_its_place(tmp_path, monkeypatch):
+    (tmp_path / "embedded").mkdir()
+    (tmp_path / "embedded" / "config.yaml").write_text("clips: {length_s: 2}")
+    monkeypatch.chdir(tmp_path)
+    assert load_config().clips.length_s == load_config("embedded").clips.length_s == 4
+    assert load_config("./embedded").clips.length_s == 2
+
+
 def test_a_missing_or_torn_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nosuch.*no such config file.*embedded"):
         load_config("nosuch")

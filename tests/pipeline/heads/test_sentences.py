@@ -50,6 +50,23 @@ def test_only_names_of_deeds_are_told_as_deeds(action, deed):
     assert deed_phrase(action) == deed
 
 
+def test_what_is_kept_may_begin_anew_while_another_thread_asks(model, monkeypatch):
+    """A teller keeps what it told, up to a bound; threads share it."""
+    teller, embed = model.teller, model.meaning.embed_text
+    monkeypatch.setattr("pipeline.heads.sentences._MOST_KEPT", 3)
+    monkeypatch.setattr(teller, "_kept", {})
+    dog, cat, cow = (Asked((f"a {a}", "a bed")) for a in ("dog", "cat", "cow"))
+    (of_dog,) = teller.tell([dog], embed)
+
+    def meanwhile(phrases):
+        teller.tell([Asked(("a bird", f"a {n}")) for n in ("tree", "car", "truck")], embed)
+        return embed(phrases)
+
+    told = teller.tell([dog, cat, cow], meanwhile)
+    assert told[0] == of_dog
+    assert told[1:] == teller.tell([cat, cow], embed)
+
+
 def test_sureness_is_a_chance_that_grows_with_the_probability_of_the_words():
     sureness = Sureness(slope=2.0, offset=1.0, floor=0.5)
     assert sureness.score(-0.5) == pytest.approx(0.5)

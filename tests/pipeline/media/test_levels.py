@@ -33,6 +33,19 @@ def test_a_clip_that_is_shorter_has_fewer_steps_the_last_of_what_there_is():
     assert sound_levels_db(samples, (0, len(samples)), RATE_HZ, 1.3) == [-20.0] * 6
 
 
+def test_what_is_no_number_is_left_out():
+    samples = np.full(RATE_HZ, 0.1, np.float32)
+    samples[[10, 5000]] = np.nan, np.inf
+    samples[12_000:] = np.nan
+    assert sound_levels_db(samples, (0, RATE_HZ), RATE_HZ, 1.0) == [-20.0] * 3 + [None]
+
+
+def test_a_clip_that_was_made_longer_has_levels_of_the_samples_that_it_has():
+    samples = np.full(4 * RATE_HZ, 0.1, np.float32)
+    assert sound_levels_db(samples, (0, 5 * RATE_HZ), RATE_HZ, 4.05) == [-20.0] * 16
+    assert sound_levels_db(samples[:0], (0, 0), RATE_HZ, 1.0) == []
+
+
 @given(
     st.floats(0.01, 8),
     st.integers(0, 40_000),

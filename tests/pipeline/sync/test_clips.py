@@ -140,6 +140,17 @@ def test_sound_is_cut_where_the_clip_lies_and_its_coverage_is_told():
     assert sound.first_s.tolist() == [0.5, 1.0, 2.0]
 
 
+def test_sound_that_was_moved_to_later_begins_within_the_first_clip():
+    track = AudioTrack(np.arange(1, 31, dtype=np.float32), 10, Fraction(3, 10), np.array([[0, 30]]))
+    spans = [ClipSpan(Fraction(0), Fraction(1), False), ClipSpan(Fraction(1), Fraction(2), False)]
+    sound = cut_sound(spans, track, 1.0, 10)
+    assert sound.samples[0].tolist() == [0, 0, 0, *range(1, 8)]
+    assert sound.samples[1].tolist() == list(range(8, 18))
+    assert sound.valid.tolist() == [[3, 10], [0, 10]]
+    assert sound.coverage.tolist() == pytest.approx([0.7, 1.0])
+    assert sound.first_s.tolist() == pytest.approx([0.3, 1.0])
+
+
 def test_without_a_track_clips_are_silent():
     sound = cut_sound([ClipSpan(Fraction(0), Fraction(1), False)], None, 1.0, 10)
     assert sound.coverage.tolist() == [0.0]

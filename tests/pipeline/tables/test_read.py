@@ -112,7 +112,11 @@ def test_a_reader_sees_every_row_once_while_files_are_merged(tmp_path):
 
     def look():
         while not stopped.is_set():
-            answer = query(store.root, "select count(*) n, count(distinct clip_id) d from clips")
+            try:
+                answer = query(store.root, "select count(*) n, count(distinct clip_id) d from clips")
+            except Exception as e:
+                seen.add(repr(e))
+                raise
             seen.add(tuple(answer.to_pylist()[0].values()))
 
     readers = [threading.Thread(target=look) for _ in range(2)]
