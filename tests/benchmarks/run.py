@@ -131,6 +131,11 @@ def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
     work = {role: taken.cpu_s[role] - imports[role] for role in imports}
     start_s = record["plan_s"] + record["start_s"] + taken.wall_s - record["wall_s"]
     whole = (taken.wall_s - start_s) * cores
+    # Of the time after the start alone: decoding begins before it ends, the encoder's imports may end after it.
+    before = taken.cpu_s_at(start_s)
+    late_imports = max(0.0, imports["encode"] - before.get("encode", 0.0))
+    after = work["decode"] + imports["decode"] - before.get("decode", 0.0)
+    after += taken.cpu_s["encode"] - max(before.get("encode", 0.0), imports["encode"])
     spent = {role: round(s, 1) for role, s in taken.cpu_s.items() if role not in work}
     return {
         "n_clips": n,
@@ -142,6 +147,7 @@ def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
         "other_cpu_s": spent,
         "idle_s": round(taken.wall_s * cores - sum(taken.cpu_s.values()), 1),
         "overhead_share": round(1 - sum(work.values()) / whole, 3),
+        "overhead_share_after_start": round(1 - after / (whole - late_imports), 3),
         "memory": memory(taken),
     }
 

@@ -34,6 +34,11 @@ class Taken:
     peak_mb: dict[str, float] = field(default_factory=dict)
     shared_peak_mb: float = 0.0  # of /dev/shm, where objects between stages lie
     spilled_mb: float = 0.0
+    history: list[tuple[float, dict[str, float]]] = field(default_factory=list)  # seconds, `cpu_s` then
+
+    def cpu_s_at(self, seconds: float) -> dict[str, float]:
+        """CPU seconds by role, as long after the command's begin."""
+        return next((cpu_s for at, cpu_s in self.history if at >= seconds), self.cpu_s)
 
 
 class Sampler:
@@ -46,6 +51,8 @@ class Sampler:
         self.peak_mb: dict[int, float] = {}
         self.shared_before_mb = _shared_mb()
         self.shared_peak_mb = self.spilled_mb = 0.0
+        self.began = time.perf_counter()
+        self.history: list[tuple[float, dict[str, float]]] = []
 
     def look(self) -> None:
         for pid, line in ({self.pid: ""} | descendants(self.pid)).items():
@@ -62,14 +69,22 @@ class Sampler:
         self.shared_peak_mb = max(self.shared_peak_mb, _shared_mb() - self.shared_before_mb)
         spilled = sum(f.stat().st_size for f in self.spill.glob("session_*/ray_spilled_objects*/*"))
         self.spilled_mb = max(self.spilled_mb, spilled / 2**20)
+        self.history.append((time.perf_counter() - self.began, self._by_role()))
+
+    def _role(self, pid: int) -> str:
+        return [*ROLES.values(), "driver"][self.ranks[pid]]
+
+    def _by_role(self) -> dict[str, float]:
+        cpu_s: dict[str, float] = {}
+        for pid, seconds in self.cpu_s.items():
+            cpu_s[self._role(pid)] = cpu_s.get(self._role(pid), 0.0) + seconds
+        return cpu_s
 
     def taken(self, wall_s: float) -> Taken:
-        taken = Taken(wall_s, shared_peak_mb=self.shared_peak_mb, spilled_mb=self.spilled_mb)
-        names = [*ROLES.values(), "driver"]
-        for pid, seconds in self.cpu_s.items():
-            role = names[self.ranks[pid]]
-            taken.cpu_s[role] = taken.cpu_s.get(role, 0.0) + seconds
-            taken.peak_mb[role] = max(taken.peak_mb.get(role, 0.0), self.peak_mb[pid])
+        taken = Taken(wall_s, self._by_role(), history=self.history)
+        taken.shared_peak_mb, taken.spilled_mb = self.shared_peak_mb, self.spilled_mb
+        for pid, mb in self.peak_mb.items():
+            taken.peak_mb[self._role(pid)] = max(taken.peak_mb.get(self._role(pid), 0.0), mb)
         return taken
 
 
