@@ -323,7 +323,10 @@ def _pipeline(
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
         compute=ray.data.ActorPoolStrategy(
-            size=n_encoders, enable_true_multi_threading=True, max_concurrent_calls_per_actor=n_calls
+            size=n_encoders,
+            enable_true_multi_threading=True,
+            max_concurrent_calls_per_actor=n_calls,
+            max_tasks_in_flight_per_actor=n_calls + 1,  # what waits there is room that decoders lack
         ),
         **_encoder_resources(config, uses_gpu),
         **restarts(config),
