@@ -334,9 +334,8 @@ def _print_report(report: Any, out_dir: str) -> None:
         from jobs.status import failures_of
         from pipeline.remedies import remedy
 
-        told = (
-            failures_of(out_dir, report.attempts) if err.instead is None else []
-        )  # a log has told each
+        # A log has told each already.
+        told = failures_of(out_dir, report.attempts) if err.instead is None else []
         for _, message in told[:_MOST_FAILURES]:
             err.print(f"failed: {message}")
         for code in dict.fromkeys(code for code, _ in told):

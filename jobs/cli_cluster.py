@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.console import AsJson, Exit, err, fail, guarded, load, out, parsed_day, print_json
-from pipeline.config import holds_secret
+from pipeline.config import CONFIG_DIR, find_config, holds_secret
 from pipeline.sources import without_secrets
 
 submit = typer.Typer(no_args_is_help=True, help="Runs as jobs of a Ray cluster.")
@@ -158,8 +158,8 @@ def schedule_kubernetes(
         if "://" not in path and not os.path.isabs(path):
             fail(f"{path}: means nothing in a pod; expected a URL or an absolute path", Exit.USAGE)
     config = None
-    own = Path(given["config_file"] or "")  # a file, or a bundle's folder with one
-    if given["config_file"] is not None and (own.is_file() or (own / "config.yaml").is_file()):
+    file = given["config_file"]
+    if file is not None and not find_config(file).is_relative_to(CONFIG_DIR):
         config, arguments = given["config"], _without_config(arguments)
     made = _schedule(arguments, name, at, address, ["reeltable"])
     sys.stdout.write(kubernetes(made, kind, image, config))

@@ -102,9 +102,8 @@ class RunReport:
     encode_cpu_s: float = 0.0  # processor time of the encoders, all their threads
     n_cpus: float = 0.0  # of the cluster, as Ray counts them; 0: not recorded
     n_gpus: float = 0.0
-    attempts: tuple[
-        str, ...
-    ] = ()  # ids under which its rows stand, the last its own; more than one: workers were lost
+    # Ids under which its rows stand, the last its own; more than one: workers were lost.
+    attempts: tuple[str, ...] = ()
 
 
 def committed_of(store: Store, ledger: Ledger, run_ids: Sequence[str]) -> dict[str, Any]:

@@ -78,9 +78,7 @@ class _Job:
     run_id: str
     started_at: datetime
     on_progress: Report
-    began: float | None = (
-        None  # by `time.perf_counter`, when the first attempt had the output to itself
-    )
+    began: float | None = None  # by `perf_counter`, when the first attempt had the output to itself
     earlier: tuple[str, ...] = ()  # ids of its attempts before, which lost a node or a worker
     spent: list[_Spent] = field(default_factory=list)  # of each attempt that came to work
 

@@ -342,7 +342,7 @@ def read_as(kind: type[M], path: str | Path, overrides: Sequence[str] = (), fold
     Args:
         folder: below the shipped configs, where a name without a file is looked for.
     """
-    file = _find(path, folder)
+    file = find_config(path, folder)
     values = read_values(file, overrides)
     try:
         return kind.model_validate(values, context={"beside": file.parent})
@@ -356,7 +356,7 @@ def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: no such file, or not YAML.
     """
-    file = _find(path if path is not None else "embedded")
+    file = find_config(path if path is not None else "embedded")
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as e:
@@ -368,7 +368,7 @@ def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -
     return values
 
 
-def _find(path: str | Path, folder: str = "") -> Path:
+def find_config(path: str | Path, folder: str = "") -> Path:
     """`path` itself, the config of a bundle's folder, or the shipped config of that name."""
     given, there = Path(path), CONFIG_DIR / folder
     shipped = there / (given.name if given.suffix else f"{given.name}.yaml")
