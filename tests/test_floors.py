@@ -24,7 +24,8 @@ MAY_IMPORT = {
     "pipeline.heads": GROUND | {"pipeline.heads", "pipeline.encoders"},
     "pipeline.metrics": GROUND | {"pipeline.metrics"},
     "pipeline.sync": GROUND | {"pipeline.sync", "pipeline.media", "pipeline.encoders"},
-    "pipeline.tables": GROUND | {"pipeline.tables"},
+    # A row's video is looked for by the name that its source gives it.
+    "pipeline.tables": GROUND | {"pipeline.tables", "pipeline.sources"},
     # A page for a person: shows rows of the tables beside what is seen and heard of their sources.
     "pipeline.browse": GROUND
     | {"pipeline.browse", "pipeline.tables", "pipeline.media", "pipeline.sources"},

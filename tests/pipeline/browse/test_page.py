@@ -49,6 +49,12 @@ def looking(chromium, url, **how):
         assert dialogs == []
 
 
+def follow(page, link):
+    """Click a way to another page, and be there: a click alone may return before the page stands."""
+    with page.expect_navigation():
+        link.click()
+
+
 def captions(page):
     return page.locator("main .caption").all_inner_texts()
 
@@ -66,12 +72,12 @@ def test_filters_are_typed_and_stand_in_the_address(chromium, url):
     with looking(chromium, url) as seen:
         seen.page.get_by_label("Label", exact=True).fill("dog")
         seen.page.get_by_label("Score at least").fill("0.5")
-        seen.page.get_by_role("button", name="Filter").click()
+        follow(seen.page, seen.page.get_by_role("button", name="Filter"))
         assert captions(seen.page) == ["A DOG runs; 100% sure.", "A dog on a lawn."]
         assert parse_qs(urlsplit(seen.page.url).query) == {"label": ["dog"], "min_score": ["0.5"]}
-        seen.page.get_by_role("link", name="By time").click()
+        follow(seen.page, seen.page.get_by_role("link", name="By time"))
         assert captions(seen.page)[0] == "A dog on a lawn."
-        seen.page.get_by_role("link", name="Clear").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Clear"))
         assert (
             seen.page.get_by_role("status").filter(has_text=f"clips of {N_VIDEOS} videos").count() == 1
         )
@@ -80,13 +86,13 @@ def test_filters_are_typed_and_stand_in_the_address(chromium, url):
 def test_a_chip_a_name_and_pages_are_ways_through_the_table(chromium, url):
     with looking(chromium, f"{url}?label=bird") as seen:
         assert len(captions(seen.page)) == 24
-        seen.page.get_by_role("link", name="Next").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Next"))
         assert len(captions(seen.page)) == MANY - 24
         seen.page.go_back()
-        seen.page.get_by_role("link", name="Only gone.mp4").first.click()
+        follow(seen.page, seen.page.get_by_role("link", name="Only gone.mp4").first)
         assert "video=" in seen.page.url
         seen.page.goto(url)
-        seen.page.get_by_role("link", name="Bark 0.70").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Bark 0.70"))
         assert captions(seen.page) == ["A dog on a lawn."]
 
 
@@ -151,7 +157,7 @@ def test_as_many_ticks_as_may_be_fit_into_an_address(chromium, url, lake):
         seen.page.locator(".tick input").first.click()
         assert seen.page.get_by_text(f"No more than {MOST_TICKED} clips can be ticked").is_visible()
         assert not seen.page.locator(".tick input").first.is_checked()
-        seen.page.get_by_role("link", name="By time").click()
+        follow(seen.page, seen.page.get_by_role("link", name="By time"))
         assert seen.page.get_by_text(f"{MOST_TICKED} ticked").is_visible()
         assert seen.page.evaluate("document.documentElement.outerHTML.length") < 300_000
 
@@ -187,7 +193,7 @@ def test_why_a_clip_cannot_be_played_stands_on_it(chromium, url):
 
 def test_similar_clips_play_beside_the_chosen_one(chromium, url, lake):
     with looking(chromium, f"{url}?label=dog") as seen:
-        seen.page.get_by_role("link", name="Similar to plain.mp4, 0:00–0:04").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Similar to plain.mp4, 0:00–0:04"))
         assert captions(seen.page)[:2] == ["A DOG runs; 100% sure.", "A cat asleep."]
         assert f"like={clip_id_of(lake.ids['plain'], 0)}" in seen.page.url
         chosen, nearest = seen.page.locator(".chosen article"), seen.page.locator("main article").first
@@ -200,9 +206,9 @@ def test_similar_clips_play_beside_the_chosen_one(chromium, url, lake):
         assert 0 <= first.evaluate("v => v.currentTime") <= 4
         assert 4 <= second.evaluate("v => v.currentTime") <= 8
         seen.screenshot("browse_similar")
-        seen.page.get_by_role("link", name="Other videos only").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Other videos only"))
         assert captions(seen.page)[0] == "A cat asleep."
-        seen.page.get_by_role("link", name="Back to the clips").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Back to the clips"))
         assert len(captions(seen.page)) == 3
 
 
@@ -227,11 +233,11 @@ def test_ticks_last_through_pages_and_are_taken_along(chromium, url, lake):
     gone = lake.ids["gone"]
     with looking(chromium, f"{url}?label=bird") as seen:
         seen.page.get_by_label("Tick gone.mp4, 0:12–0:16").check()
-        seen.page.get_by_role("link", name="Next").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Next"))
         seen.page.get_by_label("Tick gone.mp4, 1:44–1:48").check()
         assert seen.page.get_by_text("2 ticked").is_visible()
         seen.page.get_by_label("Label", exact=True).fill("cat")
-        seen.page.get_by_role("button", name="Filter").click()
+        follow(seen.page, seen.page.get_by_role("button", name="Filter"))
         assert captions(seen.page) == ["A cat asleep.", "A cat awake."]
         file = downloaded(seen.page, seen.page.get_by_role("link", name="Parquet of ticked"))
         assert pq.read_table(file)["clip_id"].to_pylist() == [clip_id_of(gone, 3), clip_id_of(gone, 26)]
@@ -239,7 +245,7 @@ def test_ticks_last_through_pages_and_are_taken_along(chromium, url, lake):
         seen.page.goto("about:blank")
         seen.page.goto(address)  # as somebody to whom it was sent
         assert seen.page.get_by_text("2 ticked").is_visible()
-        seen.page.get_by_role("link", name="Untick all").click()
+        follow(seen.page, seen.page.get_by_role("link", name="Untick all"))
         assert seen.page.get_by_text("ticked", exact=False).first.is_hidden()
         assert "ticked" not in seen.page.url
 
