@@ -6,8 +6,9 @@ import dataclasses
 import json
 import os
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import ray
 
@@ -21,10 +22,15 @@ from pipeline.records import ClipBatch, MediaError, Unit
 from pipeline.transport import unpack
 from pipeline.understand import Decoded, Provenance, encode
 
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
 # A unit between the stages: what is known of it, and its clips as one buffer (null where it failed).
 DECODED = pa.schema([("decoded", pa.binary()), ("batch", pa.large_binary())])
 UNIT = pa.schema([("unit", pa.string())])
 DECODE = "pipeline.understand:decode_packed"
+# Of decoded units that go on together: a long one alone, many short ones at once.
+_BLOCK_BYTES = 32 * 2**20
 
 
 def unit_table(units: list[Unit]) -> pa.Table:
@@ -47,12 +53,14 @@ class DecodeStage:
         for text in rows.column("unit").to_pylist():
             decoded, buffer = self._decode(Unit(**json.loads(text)))
             out["decoded"].append(ray.cloudpickle.dumps(decoded))
-            out["batch"].append(buffer)
-            n_bytes = len(buffer) if buffer is not None else 0
+            out["batch"].append(as_binary(buffer))
+            n_bytes = len(memoryview(buffer)) if buffer is not None else 0
             self.watcher.add.remote(Done("decoded", 1, decoded.decode_s, n_bytes=n_bytes))
-        return pa.table(out, schema=DECODED)
+        return pa.table(
+            [pa.array(out["decoded"], pa.binary()), pa.chunked_array(out["batch"])], schema=DECODED
+        )
 
-    def _decode(self, unit: Unit) -> tuple[Decoded, bytes | None]:
+    def _decode(self, unit: Unit) -> tuple[Decoded, Buffer | None]:
         started = time.perf_counter()
         try:
             return self.guard.call(unit, self.config, self.sample_rate_hz)
@@ -60,6 +68,15 @@ class DecodeStage:
             failure = dataclasses.replace(e.failure, message=f"{unit.uri}: {e.failure.message}")
             seconds = time.perf_counter() - started
             return Decoded(unit, failure=failure, decode_s=seconds), None
+
+
+def as_binary(buffer: Buffer | None) -> pa.LargeBinaryArray:
+    """One value, or one null, without a copy of what may be a minute of pictures."""
+    if buffer is None:
+        return pa.nulls(1, pa.large_binary())
+    whole = pa.py_buffer(buffer)
+    ends = pa.py_buffer(np.array([0, whole.size], np.int64))
+    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), 1, [None, ends, whole])
 
 
 def decoded(
@@ -79,6 +96,7 @@ def decoded(
     n_decoders, cpus = workers
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
+    ray.data.DataContext.get_current().target_max_block_size = _BLOCK_BYTES
     return ray.data.from_arrow(blocks).map_batches(
         stage,
         fn_constructor_args=(config, sample_rate_hz, watcher),
@@ -137,7 +155,7 @@ class EncodeStage:
         units = []
         for known, buffer in zip(rows.column("decoded"), rows.column("batch"), strict=True):
             decoded: Decoded = ray.cloudpickle.loads(known.as_py())
-            batch = unpack(buffer.as_py()) if buffer.is_valid else None
+            batch = unpack(buffer.as_buffer()) if buffer.is_valid else None
             units.append(dataclasses.replace(decoded, batch=batch))
         done = encode(units, self.model, self.provenance)
         rows = with_clips([d.unit for d in done], [d.clips for d in done])

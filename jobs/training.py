@@ -70,7 +70,7 @@ class FeatureStage:
             decoded = ray.cloudpickle.loads(known.as_py())
             problem = decoded.failure.message if decoded.failure else None
             if buffer.is_valid:
-                problem = self._keep(decoded.unit, unpack(buffer.as_py()))
+                problem = self._keep(decoded.unit, unpack(buffer.as_buffer()))
             out["unit_id"].append(decoded.unit.unit_id)
             out["problem"].append(problem)
             self.watcher.add.remote(Done("encoded", 1, 0.0))

@@ -40,6 +40,8 @@ from pipeline.tables.schema import UNITS, clips_schema
 from pipeline.transport import pack
 
 if TYPE_CHECKING:  # torch is for the encode side only
+    from typing_extensions import Buffer
+
     from pipeline.bundles.model import Model
 
 
@@ -95,8 +97,10 @@ def decode(unit: Unit, config: Config, sample_rate_hz: int) -> Decoded:
     return dataclasses.replace(decoded, decode_s=time.perf_counter() - started)
 
 
-def decode_packed(unit: Unit, config: Config, sample_rate_hz: int) -> tuple[Decoded, bytes | None]:
-    """`decode` for the other side of a process border: the clips travel as one buffer."""
+def decode_packed(
+    unit: Unit, config: Config, sample_rate_hz: int
+) -> tuple[Decoded, list[Buffer] | None]:
+    """`decode` for the other side of a process border: the clips travel as one buffer, in pieces here."""
     decoded = decode(unit, config, sample_rate_hz)
     if decoded.batch is None:
         return decoded, None

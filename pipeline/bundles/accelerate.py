@@ -19,6 +19,7 @@ import ctypes
 import logging
 import time
 import timeit
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ from pipeline.encoders.precision import fast_dtype
 LEAST_COSINE = 0.998  # of scores to the library's own; verify and the tests hold it
 SURE = 0.01  # a class that leads by more stays first
 _log = logging.getLogger(__name__)
+# Clips may lie in memory that other processes see, which nothing writes to.
+warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
 _WARM_CALLS = 3  # CUDA graphs are recorded in the second call and first replayed in the third
 _CONVOLUTIONS = (nn.Conv2d, nn.Conv3d)
 _NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)

@@ -1,12 +1,13 @@
 """Decoding in a process that can be killed: a file that hangs or crashes a decoder costs one row.
 
-The child is started anew (never forked), decodes one unit at a time, hands the clips back through
-shared memory and is used again; after a fault it is replaced. It dies with its parent.
+The child is started anew (never forked), decodes one unit at a time, hands the clips back in memory that both
+see and is used again; after a fault it is replaced. It dies with its parent, and what it held is gone with it.
 """
 
 from __future__ import annotations
 
 import ctypes
+import mmap
 import multiprocessing.connection
 import os
 import signal
@@ -14,12 +15,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.shared_memory import SharedMemory
-from typing import Any
+from multiprocessing.reduction import recv_handle, send_handle
+from typing import TYPE_CHECKING, Any
 
 from pipeline.records import MediaError
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 _POLL_S = 0.1
 _PDEATHSIG = 1  # prctl(2)
@@ -38,7 +42,7 @@ class Guard:
     """Runs `module:function` calls in a child process, one at a time.
 
     The function takes picklable arguments and returns `(facts, payload)`: a small picklable value and
-    a buffer or None.
+    pieces that make up a buffer when laid end to end, or None.
     """
 
     def __init__(self, function: str, limits: Limits) -> None:
@@ -47,8 +51,8 @@ class Guard:
         self._child: subprocess.Popen[bytes] | None = None
         self._pipe: multiprocessing.connection.Connection | None = None
 
-    def call(self, *arguments: Any) -> tuple[Any, bytes | None]:
-        """The function's answer.
+    def call(self, *arguments: Any) -> tuple[Any, mmap.mmap | None]:
+        """The function's answer; its buffer is read-only, and free when nothing refers to it any more.
 
         A process that dies may have been killed by somebody who wanted its memory, or by what files
         before this one left in it: a second one, new, is asked before the file is blamed.
@@ -60,25 +64,27 @@ class Guard:
         if self._n_calls >= self.limits.calls_per_process:
             self.close()
         try:
-            answer, shared, size = self._ask(arguments)
+            answer, payload = self._ask(arguments)
         except (EOFError, OSError):
             self.close()
             try:
-                answer, shared, size = self._ask(arguments)
+                answer, payload = self._ask(arguments)
             except (EOFError, OSError) as e:
                 cause = _cause(self.close())
                 raise MediaError("decode", "crashed", f"the decoder died twice ({cause})") from e
         if isinstance(answer, BaseException):
             raise answer
-        return answer, _take(shared, size) if shared else None
+        return answer, payload
 
-    def _ask(self, arguments: tuple[Any, ...]) -> Any:
+    def _ask(self, arguments: tuple[Any, ...]) -> tuple[Any, mmap.mmap | None]:
         pipe = self._start()
         self._n_calls += 1
         pipe.send(arguments)
-        return self._wait(pipe)
+        self._wait(pipe)
+        answer, size = pipe.recv()
+        return answer, _take(pipe, size) if size else None
 
-    def _wait(self, pipe: multiprocessing.connection.Connection) -> Any:
+    def _wait(self, pipe: multiprocessing.connection.Connection) -> None:
         started = time.monotonic()
         while not pipe.poll(_POLL_S):
             if time.monotonic() - started > self.limits.deadline_s:
@@ -89,7 +95,6 @@ class Guard:
                 self.close()
                 limit = f"{self.limits.memory_mb} MB (run.decode_memory_mb)"
                 raise MediaError("decode", "memory", f"decoding took more memory than {limit}")
-        return pipe.recv()
 
     def _start(self) -> multiprocessing.connection.Connection:
         if self._pipe is not None and self._child is not None and self._child.poll() is None:
@@ -119,8 +124,6 @@ class Guard:
         except subprocess.TimeoutExpired:
             child.kill()
             return child.wait()
-        finally:
-            _discard(child.pid)
 
 
 # A terminal's Ctrl-C reaches the child too: its parent decides what that means, and ends it.
@@ -143,58 +146,35 @@ def serve(fd: int, function: str) -> None:
         try:
             answer, payload = work(*arguments)
         except MediaError as e:
-            pipe.send((e, None, 0))
+            pipe.send((e, 0))
             continue
-        pipe.send((answer, *_give(payload)))
+        size = sum(memoryview(piece).nbytes for piece in payload or ())
+        pipe.send((answer, size))
+        if payload and size:
+            _give(pipe, payload)
 
 
-def _resolve(function: str) -> Callable[..., tuple[Any, bytes | None]]:
+def _resolve(function: str) -> Callable[..., tuple[Any, Sequence[Buffer] | None]]:
     module, _, name = function.partition(":")
     __import__(module)
     return getattr(sys.modules[module], name)
 
 
-def _give(payload: bytes | None) -> tuple[str | None, int]:
-    if not payload:
-        return None, 0
-    shared = SharedMemory(_block_name(os.getpid()), create=True, size=len(payload))
-    assert shared.buf is not None
-    shared.buf[: len(payload)] = payload
-    shared.close()
-    _forget(shared)
-    return shared.name, len(payload)
+def _give(pipe: multiprocessing.connection.Connection, pieces: Sequence[Buffer]) -> None:
+    """Write the pieces into memory that has no name, and lend it."""
+    with open(os.memfd_create("reeltable"), "wb") as shared:
+        for piece in pieces:
+            shared.write(piece)
+        shared.flush()
+        send_handle(pipe, shared.fileno(), os.getppid())
 
 
-def _take(name: str, size: int) -> bytes:
-    shared = SharedMemory(name=name)
-    assert shared.buf is not None
+def _take(pipe: multiprocessing.connection.Connection, size: int) -> mmap.mmap:
+    fd = recv_handle(pipe)
     try:
-        return bytes(shared.buf[:size])
+        return mmap.mmap(fd, size, prot=mmap.PROT_READ)
     finally:
-        shared.close()
-        shared.unlink()
-
-
-def _block_name(pid: int) -> str:
-    """A child hands over one block at a time, under a name that its parent can guess."""
-    return f"reeltable-{pid}"
-
-
-def _discard(pid: int) -> None:
-    """Give back a block that a child left behind when it died."""
-    try:
-        shared = SharedMemory(_block_name(pid))
-    except FileNotFoundError:
-        return
-    shared.close()
-    shared.unlink()
-
-
-def _forget(shared: SharedMemory) -> None:
-    """Leave the block to the parent: the child's own clean-up must not remove it."""
-    from multiprocessing import resource_tracker
-
-    resource_tracker.unregister(f"/{shared.name.lstrip('/')}", "shared_memory")
+        os.close(fd)
 
 
 def _resident_mb(pid: int) -> float:

@@ -91,7 +91,7 @@ class Previewer:
     def _make(self, asked: Still | Excerpt) -> bytes:
         _, made = self._guard.call(asked, self._file_limits, self._track)
         assert made is not None  # a preview is never empty
-        return made
+        return bytes(made)
 
     def close(self) -> None:
         self._guard.close()
@@ -105,11 +105,11 @@ class Previewer:
 
 def make(
     asked: Still | Excerpt, limits: LimitConfig, audio_track: str = AudioConfig().track
-) -> tuple[None, bytes]:
+) -> tuple[None, list[bytes]]:
     """A preview, as a guard's child calls it."""
     info = probe(asked.uri, audio_track, limits)
     made = _still(asked, info) if isinstance(asked, Still) else _excerpt(asked, info)
-    return None, made
+    return None, [made]
 
 
 def _still(asked: Still, info: MediaInfo) -> bytes:

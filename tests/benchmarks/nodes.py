@@ -45,7 +45,7 @@ from tests.ray_head import PATIENCE
 from tests.soak.cluster import patiently
 
 CPUS_A_NODE = 2
-STORE_MB = 400  # of a node
+STORE_MB = 2000  # of a node
 RUN = "nodes"
 _SLEEP, _SIZE = "BENCH_SLEEP_S", "BENCH_BYTES"
 
@@ -97,11 +97,12 @@ def measured_unit() -> tuple[float, float, int]:
     _, buffer = decode_packed(unit, config, spec.sample_rate_hz)
     decode_s = time.perf_counter() - began
     assert buffer is not None
-    model, batch = Model(spec, config), unpack(buffer)
+    whole = b"".join(buffer)
+    model, batch = Model(spec, config), unpack(whole)
     model.understand([batch])
     began = time.perf_counter()
     model.understand([batch])
-    return decode_s, time.perf_counter() - began, len(buffer)
+    return decode_s, time.perf_counter() - began, len(whole)
 
 
 def plan_of(n_units: int) -> Plan:
@@ -126,6 +127,9 @@ def throughput(n_nodes: int, units_a_node: int, folder: Path) -> dict[str, Any]:
         "object_store_memory": STORE_MB * 2**20,
     }
     head = node | {"temp_dir": str(folder / "ray")}
+    Path("/tmp/ray").mkdir(
+        exist_ok=True
+    )  # where Ray notes the head, and makes no folder on a new machine
     cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         for _ in range(n_nodes - 1):

@@ -29,7 +29,7 @@ def work(what, *arguments):
             hoard.append(bytearray(os.urandom(1 << 20)) * 16)
     elif what == "refuse":
         raise MediaError("decode", "refused", "not this one")
-    return (os.getpid(), *arguments), b"x" * 3_000_000
+    return (os.getpid(), *arguments), [b"x" * 1_000_000, b"x" * 2_000_000]
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def guard():
 def test_the_answer_and_its_buffer_come_back_and_the_process_is_used_again(guard):
     (first, *rest), payload = guard.call("work", 1, "two")
     assert rest == [1, "two"]
-    assert payload == b"x" * 3_000_000
+    assert bytes(payload) == b"x" * 3_000_000
     assert first != os.getpid()
     assert guard.call("work")[0][0] == first
 
@@ -73,6 +73,12 @@ def test_a_refusal_is_passed_on_and_keeps_the_process(guard):
     with pytest.raises(MediaError, match="not this one"):
         guard.call("refuse")
     assert guard.call("work")[0][0] == pid
+
+
+def test_a_buffer_outlives_its_process(guard):
+    _, payload = guard.call("work")
+    guard.close()
+    assert bytes(payload[-3:]) == b"xxx"
 
 
 def test_no_child_outlives_its_guard(guard):
