@@ -136,7 +136,8 @@ def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
     late_imports = max(0.0, imports["encode"] - before.get("encode", 0.0))
     after = work["decode"] + imports["decode"] - before.get("decode", 0.0)
     after += taken.cpu_s["encode"] - max(before.get("encode", 0.0), imports["encode"])
-    spent = {role: round(s, 1) for role, s in taken.cpu_s.items() if role not in work}
+    later = {role: s - before.get(role, 0.0) for role, s in taken.cpu_s.items()}
+    idle_after_s = whole - sum(later.values())
     return {
         "n_clips": n,
         "wall_s": round(taken.wall_s, 1),
@@ -144,12 +145,18 @@ def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
         "import_cpu_s": {role: round(s, 1) for role, s in imports.items()},
         "decode_cpu_s": round(work["decode"], 1),
         "encode_cpu_s": round(work["encode"], 1),
-        "other_cpu_s": spent,
+        "other_cpu_s": _others(taken.cpu_s),
         "idle_s": round(taken.wall_s * cores - sum(taken.cpu_s.values()), 1),
+        "after_start": {"other_cpu_s": _others(later), "idle_s": round(idle_after_s, 1)},
         "overhead_share": round(1 - sum(work.values()) / whole, 3),
         "overhead_share_after_start": round(1 - after / (whole - late_imports), 3),
         "memory": memory(taken),
     }
+
+
+def _others(cpu_s: dict[str, float]) -> dict[str, float]:
+    """Of those that neither decode nor encode."""
+    return {role: round(s, 1) for role, s in cpu_s.items() if role not in _IMPORTS}
 
 
 def memory(taken: Taken) -> dict[str, Any]:
