@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "configs"
+_HERE = "."  # as `bundle` in a config: the folder where that lies, wherever it is copied to
 _DEFAULT_ACTIONS = "kinetics400"
 _ANY_NAME = "NAME"
 # Sections that change no row; the bundle's digest stands for the bundle.
@@ -289,7 +290,10 @@ class LimitConfig(_Section):
 class Config(_Section):
     """Everything a run is told."""
 
-    bundle: str = Field("embedded", description="a bundle's name, or a directory with bundle.yaml")
+    bundle: str = Field(
+        "embedded",
+        description="a bundle's name, or a directory with bundle.yaml; . in a file is the file's own",
+    )
     clips: ClipConfig = ClipConfig()
     audio: AudioConfig = AudioConfig()
     sync: SyncConfig = SyncConfig()
@@ -363,6 +367,8 @@ def read_values(path: str | Path | None = None, overrides: Sequence[str] = ()) -
         raise ConfigError(f"{file}: not valid YAML: {e}") from e
     if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected keys and values, found {type(values).__name__}")
+    if values.get("bundle") == _HERE:
+        values["bundle"] = str(file.parent.resolve())
     for override in overrides:
         _apply(values, override)
     return values

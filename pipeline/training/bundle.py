@@ -74,7 +74,7 @@ def write_bundle(
         "clips": config.clips.model_dump(mode="json", exclude_unset=True),
         "audio": config.audio.model_dump(mode="json", exclude_unset=True),
     }
-    _write_yaml(fresh / "config.yaml", {"bundle": str(out.resolve()), **alike})
+    _write_yaml(fresh / "config.yaml", {"bundle": ".", **alike})
     if out.exists():
         shutil.rmtree(out)
     os.replace(fresh, out)

@@ -48,6 +48,16 @@ def test_a_bundles_folder_stands_for_the_config_in_it(tmp_path):
     assert load_config(tmp_path).clips.length_s == 2
 
 
+def test_a_bundles_folder_may_be_copied_elsewhere(tmp_path, monkeypatch):
+    for name in ("first", "copy"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("bundle: .")
+    monkeypatch.chdir(tmp_path)
+    assert load_config("copy").bundle == str(tmp_path / "copy")
+    assert load_config("first/config.yaml").bundle == str(tmp_path / "first")
+    assert load_config("first", ["bundle=embedded"]).bundle == "embedded"
+
+
 def test_a_folder_called_as_a_shipped_config_does_not_stand_in_its_place(tmp_path, monkeypatch):
     (tmp_path / "embedded").mkdir()
     (tmp_path / "embedded" / "config.yaml").write_text("clips: {length_s: 2}")
