@@ -418,13 +418,14 @@ def _ray(address: str | None) -> Iterator[None]:
         signal.signal(signal.SIGTERM, on_term)  # Ray puts its own in place
     # The named parameters that Ray asks for instead do not cover restarts yet.
     warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
-    context = ray.data.DataContext.get_current()
+    context = ray.data.DataContext.get_current().copy()  # what is set is set for this work alone
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     for name in ("ray.data", "ray.data._internal"):  # an error comes as an exception, and once
         logging.getLogger(name).setLevel(logging.CRITICAL)
     try:
-        yield
+        with ray.data.DataContext.current(context):
+            yield
     finally:
         ray.shutdown()
 

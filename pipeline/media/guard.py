@@ -14,11 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.reduction import recv_handle, send_handle
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from pipeline.records import MediaError
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _POLL_S = 0.1
 _PDEATHSIG = 1  # prctl(2)
+_CLOEXEC = 1  # memfd_create(2)
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,11 @@ def serve(fd: int, function: str) -> None:
         except MediaError as e:
             pipe.send((e, 0))
             continue
-        size = sum(memoryview(piece).nbytes for piece in payload or ())
-        pipe.send((answer, size))
-        if payload and size:
-            _give(pipe, payload)
+        if payload:
+            _give(pipe, answer, payload)
+        else:
+            pipe.send((answer, 0))
+        del answer, payload, arguments  # the next one may need the room
 
 
 def _resolve(function: str) -> Callable[..., tuple[Any, Sequence[Buffer] | None]]:
@@ -160,17 +163,29 @@ def _resolve(function: str) -> Callable[..., tuple[Any, Sequence[Buffer] | None]
     return getattr(sys.modules[module], name)
 
 
-def _give(pipe: multiprocessing.connection.Connection, pieces: Sequence[Buffer]) -> None:
-    """Write the pieces into memory that has no name, and lend it."""
-    with open(os.memfd_create("reeltable"), "wb") as shared:
+def _give(pipe: multiprocessing.connection.Connection, answer: Any, pieces: Sequence[Buffer]) -> None:
+    """Write the pieces into memory that has no name, and only then say so and lend it."""
+    with _nameless() as shared:
         for piece in pieces:
             shared.write(piece)
         shared.flush()
+        pipe.send((answer, shared.tell()))
         send_handle(pipe, shared.fileno(), os.getppid())
 
 
+def _nameless() -> BinaryIO:
+    """Memory as a file: by the C library, since not every build of Python passes that call on; a file without a
+    name where the system refuses it."""
+    make = getattr(ctypes.CDLL(None), "memfd_create", None)
+    fd = make(b"reeltable", _CLOEXEC) if make else -1
+    return open(fd, "wb") if fd >= 0 else cast(BinaryIO, tempfile.TemporaryFile())
+
+
 def _take(pipe: multiprocessing.connection.Connection, size: int) -> mmap.mmap:
-    fd = recv_handle(pipe)
+    try:
+        fd = recv_handle(pipe)
+    except RuntimeError as e:  # this process has as many files open as it may
+        raise OSError(str(e)) from e
     try:
         return mmap.mmap(fd, size, prot=mmap.PROT_READ)
     finally:

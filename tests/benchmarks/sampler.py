@@ -32,7 +32,9 @@ class Taken:
     wall_s: float = 0.0
     cpu_s: dict[str, float] = field(default_factory=dict)
     peak_mb: dict[str, float] = field(default_factory=dict)
-    shared_peak_mb: float = 0.0  # of /dev/shm, where objects between stages lie
+    shared_peak_mb: float = (
+        0.0  # of the machine, where objects between stages and what decoders lend lie
+    )
     spilled_mb: float = 0.0
     history: list[tuple[float, dict[str, float]]] = field(default_factory=list)  # seconds, `cpu_s` then
 
@@ -52,7 +54,7 @@ class Sampler:
         self.shared_before_mb = _shared_mb()
         self.shared_peak_mb = self.spilled_mb = 0.0
         self.began = time.perf_counter()
-        self.history: list[tuple[float, dict[str, float]]] = []
+        self.history: list[tuple[float, dict[int, float]]] = []
 
     def look(self) -> None:
         for pid, line in ({self.pid: ""} | descendants(self.pid)).items():
@@ -69,19 +71,21 @@ class Sampler:
         self.shared_peak_mb = max(self.shared_peak_mb, _shared_mb() - self.shared_before_mb)
         spilled = sum(f.stat().st_size for f in self.spill.glob("session_*/ray_spilled_objects*/*"))
         self.spilled_mb = max(self.spilled_mb, spilled / 2**20)
-        self.history.append((time.perf_counter() - self.began, self._by_role()))
+        self.history.append((time.perf_counter() - self.began, dict(self.cpu_s)))
 
     def _role(self, pid: int) -> str:
         return [*ROLES.values(), "driver"][self.ranks[pid]]
 
-    def _by_role(self) -> dict[str, float]:
+    def _by_role(self, of_process: dict[int, float]) -> dict[str, float]:
+        """By the roles that processes turned out to have: Ray names one when it gets work."""
         cpu_s: dict[str, float] = {}
-        for pid, seconds in self.cpu_s.items():
+        for pid, seconds in of_process.items():
             cpu_s[self._role(pid)] = cpu_s.get(self._role(pid), 0.0) + seconds
         return cpu_s
 
     def taken(self, wall_s: float) -> Taken:
-        taken = Taken(wall_s, self._by_role(), history=self.history)
+        taken = Taken(wall_s, self._by_role(self.cpu_s))
+        taken.history = [(at, self._by_role(then)) for at, then in self.history]
         taken.shared_peak_mb, taken.spilled_mb = self.shared_peak_mb, self.spilled_mb
         for pid, mb in self.peak_mb.items():
             taken.peak_mb[self._role(pid)] = max(taken.peak_mb.get(self._role(pid), 0.0), mb)
@@ -121,8 +125,8 @@ def timed(
 
 
 def _shared_mb() -> float:
-    of = os.statvfs("/dev/shm")
-    return (of.f_blocks - of.f_bfree) * of.f_frsize / 2**20
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Shmem:")) / 1024
 
 
 def cpu_s_of_machine() -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -37,18 +38,30 @@ class FusionComparison(Experiment):
             figures=tuple(
                 [_figure("gain", "both senses less the better single one", m) for m in found.gains]
                 + [
-                    _figure("loss", "one removed, less a model of the other alone", m)
-                    for m in found.losses
+                    _figure("loss", f"one removed, less the model {m.less} alone", m)
+                    for m in _most(found.losses)
                 ]
             ),
             markdown=fusion.tables(found),
         )
 
 
+def _most(losses: Sequence[fusion.Measure]) -> list[fusion.Measure]:
+    """Of each model and each that it is held against, the noise at which it is farthest behind."""
+    worst: dict[tuple[str, str, str], fusion.Measure] = {}
+    for m in losses:
+        key = (m.model, m.senses, m.less)
+        if key not in worst or m.value < worst[key].value:
+            worst[key] = m
+    return list(worst.values())
+
+
 def _figure(key: str, told: str, m: fusion.Measure) -> Figure:
     level = "no noise" if m.snr_db is None else f"{m.snr_db:g} dB"
     return Figure(
-        key=f"{key}_{m.model}_{m.senses}_{level}".replace(" ", "_").replace("-", "minus_"),
+        key="_".join([key, m.model, m.senses, level, *([f"less {m.less}"] if m.less else [])])
+        .replace(" ", "_")
+        .replace("-", "minus_"),
         told=f"{m.model}, {level}, given {m.senses}: {told}",
         value=m.value,
         low=m.low,

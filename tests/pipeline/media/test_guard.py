@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import socket
 import time
+from contextlib import suppress
+from multiprocessing.connection import Connection
 
+import numpy as np
 import pytest
 
-from pipeline.media.guard import Guard, Limits
+from pipeline.media.guard import Guard, Limits, _give, _take
 from pipeline.records import MediaError
 
 
@@ -79,6 +84,36 @@ def test_a_buffer_outlives_its_process(guard):
     _, payload = guard.call("work")
     guard.close()
     assert bytes(payload[-3:]) == b"xxx"
+
+
+def test_where_memory_without_a_name_is_refused_a_file_without_one_does(monkeypatch, tmp_path):
+    monkeypatch.setattr("pipeline.media.guard.ctypes.CDLL", lambda _: object())
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    ours, theirs = socket.socketpair()
+    ours, theirs = Connection(ours.detach()), Connection(theirs.detach())
+    _give(theirs, "facts", [b"abc", b"", np.arange(3, dtype=np.uint8).data])
+    answer, size = ours.recv()
+    assert (answer, bytes(_take(ours, size))) == ("facts", b"abc\0\1\2")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_with_as_many_files_as_it_may_have_is_one_files_failure(guard):
+    guard.call("work")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    n_open = max(map(int, os.listdir("/proc/self/fd"))) + 1
+    resource.setrlimit(resource.RLIMIT_NOFILE, (n_open, hard))
+    held = []
+    try:
+        with suppress(OSError):
+            while True:
+                held.append(os.open(os.devnull, os.O_RDONLY))
+        with pytest.raises(MediaError, match="died twice"):
+            guard.call("work")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in held:
+            os.close(fd)
+    assert guard.call("work", "after")[0][1] == "after"
 
 
 def test_no_child_outlives_its_guard(guard):

@@ -20,7 +20,10 @@ def test_differences_become_figures_and_tables_stay_as_they_are(monkeypatch, tmp
         {"late": 1.0},
         [measure("late", "both", -5.0, 0.7)],
         [measure("late", "both", -5.0, 0.02, "audio")],
-        [measure("late", "audio", None, -0.03, "audio")],
+        [
+            measure("late", "audio", -5.0, -0.01, "audio"),
+            measure("late", "audio", None, -0.03, "audio"),
+        ],
         {"late": 0.8},
     )
     asked = []
@@ -31,8 +34,9 @@ def test_differences_become_figures_and_tables_stay_as_they_are(monkeypatch, tmp
     assert told.markdown == fusion.tables(found)
     gain, loss = told.figures
     assert (gain.key, gain.shown, gain.interval) == (
-        "gain_late_both_minus_5_dB",
+        "gain_late_both_minus_5_dB_less_audio",
         "+2.0 points",
         "+1.0 to +3.0",
     )
-    assert loss.key == "loss_late_audio_no_noise"
+    assert loss.key == "loss_late_audio_no_noise_less_audio"
+    assert loss.told == "late, no noise, given audio: one removed, less the model audio alone"
