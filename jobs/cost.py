@@ -91,8 +91,8 @@ class Size:
 
 def estimate(plan: Plan, config: Config, store: Store) -> Estimate:
     """What the units that are left to do take, by the newest measurement there is."""
-    video_s = sum(s for s in map(length_s, plan.todo) if s is not None)
-    n_unknown = sum(length_s(unit) is None for unit in plan.todo)
+    video_s = sum(s for s in map(planned_length_s, plan.todo) if s is not None)
+    n_unknown = sum(planned_length_s(unit) is None for unit in plan.todo)
     if not plan.todo:
         return Estimate(0.0, 0, None, 0.0, 0.0, 0.0, config.prices.currency, ())
     rates = _configured(config, plan) or _recorded(config, plan, store)
@@ -141,7 +141,7 @@ def check_cost(found: Estimate, most: float) -> None:
         raise CostError(f"--max-cost {most:g}: {_hours(found.video_h)} of video would cost {cost}")
 
 
-def length_s(unit: Unit) -> float | None:
+def planned_length_s(unit: Unit) -> float | None:
     """Seconds of video in a unit; None where no header tells."""
     end_s = unit.end_s if unit.end_s is not None else unit.planned_s
     return None if end_s is None else max(0.0, end_s - unit.start_s)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import ray
 
+from jobs.cost import planned_length_s
 from jobs.offline import REQUESTS
 from jobs.record import Done
 from jobs.sink import with_clips
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 DECODED = pa.schema([("decoded", pa.binary()), ("batch", pa.large_binary())])
 UNIT = pa.schema([("unit", pa.string())])
 DECODE = "pipeline.understand:decode_packed"
-# Of decoded units that go on together: a long one alone, many short ones at once.
-_BLOCK_BYTES = 32 * 2**20
+# Of decoded units that go on together: a long one alone, short ones at once, some five clips by default.
+_BLOCK_BYTES = 16 * 2**20
 
 
 def unit_table(units: list[Unit]) -> pa.Table:
@@ -87,12 +88,13 @@ def decoded(
     watcher: Any,
     stage: type[DecodeStage] = DecodeStage,
 ) -> ray.data.Dataset:
-    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task.
+    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task; long ones first, so that all
+    workers are done at about one time.
 
     Args:
         workers: how many decode, and the CPUs that Ray keeps for each.
     """
-    table = unit_table(units)
+    table = unit_table(sorted(units, key=lambda unit: -(planned_length_s(unit) or 0.0)))
     n_decoders, cpus = workers
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]

@@ -18,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
@@ -118,7 +119,10 @@ def against_peers(folder: Path, n_clips: int, n_rounds: int) -> dict[str, Any]:
 
 def cpu_s_of(code: str) -> float:
     """CPU seconds of a Python that does nothing else."""
-    return sum(timed([sys.executable, "-c", code]).cpu_s.values())
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", code], check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
 
 def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
