@@ -127,9 +127,8 @@ def throughput(n_nodes: int, units_a_node: int, folder: Path) -> dict[str, Any]:
         "object_store_memory": STORE_MB * 2**20,
     }
     head = node | {"temp_dir": str(folder / "ray")}
-    Path("/tmp/ray").mkdir(
-        exist_ok=True
-    )  # where Ray notes the head, and makes no folder on a new machine
+    # Where Ray notes the head; on a new machine it makes no folder for that.
+    Path("/tmp/ray").mkdir(exist_ok=True)
     cluster = patiently(lambda: Cluster(initialize_head=True, head_node_args=head))
     try:
         for _ in range(n_nodes - 1):

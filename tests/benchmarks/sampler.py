@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.soak.tables import descendants
 
-_EVERY_S = 1.0  # a look takes 20 ms, which the others lack
+_EVERY_S = 1.0  # a look takes 5 ms and more, which the others lack
 _TICKS, _PAGE = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE")
 # The first that a process's command line names is its role.
 ROLES = {
