@@ -74,10 +74,14 @@ class Visit:
         """Requests to anything but this machine's files and loopback."""
         return [url for url in self.requests if not _is_here(url)]
 
-    def until(self, expression: str, timeout_s: float = 20.0) -> None:
-        """Wait for an expression to hold; Playwright's own way is refused by pages that forbid eval."""
+    def until(self, expression: str, of: Any = None, timeout_s: float = 20.0) -> None:
+        """Wait for an expression to hold; Playwright's own way is refused by pages that forbid eval.
+
+        Args:
+            of: an element (a handle), which the expression names `v`.
+        """
         ends = time.monotonic() + timeout_s
-        while not self.page.evaluate(f"() => Boolean({expression})"):
+        while not self.page.evaluate(f"(v) => Boolean({expression})", of):
             assert time.monotonic() < ends, f"after {timeout_s:g} s still not: {expression}"
             self.page.wait_for_timeout(30)
 

@@ -59,12 +59,11 @@ def captions(page):
     return page.locator("main .caption").all_inner_texts()
 
 
-def wait_until_playing(page, article):
+def wait_until_playing(seen, article):
     """The clip's own player, when time has passed in it."""
     article.locator("video").wait_for(timeout=60_000)
     handle = article.locator("video").element_handle()
-    passed = "v => v.currentTime > Number(v.dataset.start) + 0.2"
-    page.wait_for_function(passed, arg=handle, timeout=60_000)
+    seen.until("v.currentTime > Number(v.dataset.start) + 0.2", handle, timeout_s=60)
     return handle
 
 
@@ -105,24 +104,25 @@ def test_a_clip_plays_from_its_second_to_its_end(chromium, url, lake):
         }""")
         article = seen.page.locator("article").first
         article.get_by_role("button", name="Play plain.mp4, 0:04–0:08").click()
-        player = wait_until_playing(seen.page, article)
+        player = wait_until_playing(seen, article)
         assert player.get_attribute("src") == f"/videos/{lake.ids['plain']}/original"
         seen.screenshot("browse_playing")
-        seen.page.wait_for_function("v => v.paused && v.currentTime >= 8", arg=player)
+        seen.until("v.paused && !v.seeking && window.times.at(-1) >= 8", player)
         times = seen.page.evaluate("window.times")
-        assert times == sorted(times)
-        assert 4.0 <= times[0] < times[len(times) // 2] < times[-1] == 8.0
+        inside = [s for s in times if s < 8.0]
+        assert inside == sorted(inside)
+        assert 4.0 <= inside[0] < inside[-1] < times[-1] == 8.0
+        assert max(times) < 8.3  # a busy machine draws late, and the element ticks each 0.25 s
         seen.page.evaluate("window.times = []")
         player.evaluate("v => v.play()")  # once more, from its own start
-        seen.page.wait_for_function("window.times.some((s) => s < 7.5)")
+        seen.until("window.times.some((s) => s < 7.5)")
         assert min(seen.page.evaluate("window.times")) >= 4.0
 
 
-def grey_at(page, player, second):
+def grey_at(seen, player, second):
     """How bright the player's picture is there, 0 to 255: it flashes at whole seconds."""
     player.evaluate("(v, s) => { v.pause(); v.currentTime = s }", second)
-    there = "([v, s]) => !v.seeking && Math.abs(v.currentTime - s) < 0.001"
-    page.wait_for_function(there, arg=[player, second])
+    seen.until(f"!v.seeking && Math.abs(v.currentTime - {second}) < 0.001", player)
     return player.evaluate("""v => {
         const canvas = Object.assign(document.createElement("canvas"), {width: 8, height: 8});
         const pen = canvas.getContext("2d");
@@ -136,17 +136,17 @@ def test_what_is_seen_is_what_the_clip_shows_at_its_second(chromium, url, name, 
     with looking(chromium, f"{url}?video={name}&start_from=4&start_to=5") as seen:
         article = seen.page.locator("article").first
         article.locator("button.play").click()
-        player = wait_until_playing(seen.page, article)
-        assert grey_at(seen.page, player, 5.02 - source_s) > 200
-        assert grey_at(seen.page, player, 5.5 - source_s) < 60
-        assert grey_at(seen.page, player, 7.02 - source_s) > 200
+        player = wait_until_playing(seen, article)
+        assert grey_at(seen, player, 5.02 - source_s) > 200
+        assert grey_at(seen, player, 5.5 - source_s) < 60
+        assert grey_at(seen, player, 7.02 - source_s) > 200
 
 
 def test_sound_alone_is_heard(chromium, url):
     with looking(chromium, f"{url}?label=rain") as seen:
         article = seen.page.locator("article").first
         article.get_by_role("button", name="Play sound.m4a, 0:00–0:04, sound only").click()
-        player = wait_until_playing(seen.page, article)
+        player = wait_until_playing(seen, article)
         assert player.get_attribute("src").endswith("/original")
 
 
@@ -167,7 +167,7 @@ def test_what_browsers_do_not_play_is_shown_as_a_preview(chromium, url, name):
     with looking(chromium, f"{url}?video={name}") as seen:
         article = seen.page.locator("article").first
         article.locator("button.play").click()
-        player = wait_until_playing(seen.page, article)
+        player = wait_until_playing(seen, article)
         assert player.get_attribute("src").endswith("/excerpt.mp4")
         assert player.evaluate("v => v.duration") == pytest.approx(4.0, abs=0.2)
         assert article.locator(".problem").inner_text() == ""
@@ -178,7 +178,7 @@ def test_a_source_that_fails_in_the_browser_is_followed_by_its_preview(chromium,
         seen.page.route("**/original", lambda route: route.fulfill(status=200, body="no film"))
         article = seen.page.locator("article").first
         article.locator("button.play").click()
-        player = wait_until_playing(seen.page, article)
+        player = wait_until_playing(seen, article)
         assert player.get_attribute("src").endswith("/excerpt.mp4")
 
 
@@ -200,9 +200,9 @@ def test_similar_clips_play_beside_the_chosen_one(chromium, url, lake):
         left, right = chosen.bounding_box(), nearest.bounding_box()
         assert left["x"] + left["width"] <= right["x"]
         chosen.locator("button.play").click()
-        first = wait_until_playing(seen.page, chosen)
+        first = wait_until_playing(seen, chosen)
         nearest.locator("button.play").click()
-        second = wait_until_playing(seen.page, nearest)
+        second = wait_until_playing(seen, nearest)
         assert 0 <= first.evaluate("v => v.currentTime") <= 4
         assert 4 <= second.evaluate("v => v.currentTime") <= 8
         seen.screenshot("browse_similar")
@@ -270,10 +270,10 @@ def test_the_keyboard_reaches_everything_and_plays(chromium, url):
         assert missed == []
         page.locator("button.play").first.focus()
         page.keyboard.press("Enter")
-        player = wait_until_playing(page, page.locator("article").first)
+        player = wait_until_playing(seen, page.locator("article").first)
         assert player.evaluate("v => document.activeElement === v")
         page.keyboard.press("Space")
-        page.wait_for_function("v => v.paused", arg=player)
+        seen.until("v.paused", player)
 
 
 @pytest.mark.parametrize("width_px", [1280, 360])
@@ -308,5 +308,5 @@ def test_nobody_is_shut_out(chromium, url, lake, colours):
 def test_a_player_shuts_nobody_out(chromium, url):
     with looking(chromium, f"{url}?label=dog&min_score=0.9") as seen:
         seen.page.locator("button.play").first.click()
-        wait_until_playing(seen.page, seen.page.locator("article").first)
+        wait_until_playing(seen, seen.page.locator("article").first)
         assert seen.barriers() == []

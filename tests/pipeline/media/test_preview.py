@@ -135,7 +135,7 @@ def test_an_excerpt_plays_in_a_browser_with_its_sound(chromium, tmp_path, files,
     (tmp_path / "a.html").write_text('<!doctype html><video src="a.mp4"></video>')
     with visit(chromium, (tmp_path / "a.html").as_uri()) as seen:
         seen.page.evaluate("() => document.querySelector('video').play()")
-        seen.page.wait_for_function("() => document.querySelector('video').currentTime > 0.7")
+        seen.until("document.querySelector('video').currentTime > 0.7")
         width, length_s, n_heard = seen.page.evaluate(
             """() => { const v = document.querySelector('video');
                 return [v.videoWidth, v.duration, v.webkitAudioDecodedByteCount]; }"""
