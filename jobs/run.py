@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 _WRITE_CPUS = 0.25
 _POLL_S = 0.5
-_LEAST_ROOM_BYTES = 512 * 2**20
+_LEAST_ROOM_BYTES = 256 * 2**20
 _IDLE_WORKERS = 4  # processes that wait for the next task
 _LAST_WORD_S = 5.0  # of a watcher whose cluster has failed
 _MOST_CALLS = 8  # of an encoder at once
@@ -372,11 +372,11 @@ def _calls_at_once(bundle: BundleSpec, nodes: list[dict[str, Any]]) -> int:
 
 def _room_bytes(config: Config, n_decoders: int, n_calls: int) -> int:
     """Of decoded units that may wait, so that a long run takes no more memory than a short one. Ray lets a
-    stage fill a part of it: with a third of this, encoders waited for decoders."""
+    stage fill a third of it: with half of this encoders waited for decoders, and more gave nothing."""
     clips, run = config.clips, config.run
     n_pictures = clips.unit_s / clips.stride_s * clips.frames_per_clip
     unit_bytes = n_pictures * clips.short_side_px**2 * 16 / 9 * 3
-    n_units = 12 * (run.encode_workers * max(run.units_per_batch, n_calls) + n_decoders)
+    n_units = 3.5 * (run.encode_workers * max(run.units_per_batch, n_calls) + n_decoders)
     return max(_LEAST_ROOM_BYTES, round(n_units * unit_bytes))
 
 
