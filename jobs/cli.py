@@ -40,7 +40,7 @@ from jobs.console import parsed_day as _day
 from jobs.console import print_json as _print_json
 from pipeline import __version__
 from pipeline.config import Config, ConfigError, read_values
-from pipeline.sources import InputError, Listing, list_sources, without_secrets
+from pipeline.sources import InputError, Listing, ListingError, list_sources, without_secrets
 
 T = TypeVar("T")
 _MOST_FAILURES = 10
@@ -147,7 +147,11 @@ CorrectSync = Annotated[
 ]
 MaxFailedShare = Annotated[
     float | None,
-    typer.Option(min=0, max=1, help="Exit with 1 where more than this share of the units failed."),
+    typer.Option(
+        min=0,
+        max=1,
+        help="Exit with 1 where more than this share of the units failed, in this run or before.",
+    ),
 ]
 
 
@@ -217,12 +221,17 @@ def run(
     for dt in days.days:
         options = dataclasses.replace(options, dt=dt)
         told = _told(out_dir, on_finish, config, options)
-        listing = _list(fill(inputs, dt), may_be_empty=not is_one, on_error=told.gave_up)
+        listing = _list(
+            fill(inputs, dt), may_be_empty=not is_one, on_error=told.gave_up, retries=retries
+        )
         if listing is not None:
             if not is_one:
                 err.print(f"{dt}:")
             how = {"log_format": log_format, "retries": retries, "told": told}
             reports.append(_run(listing, out_dir, config, options, **how))
+            if options.max_cost is not None:  # of all days together
+                left = max(0.0, options.max_cost - (reports[-1].planned_cost or 0.0))
+                options = dataclasses.replace(options, max_cost=left)
             if not as_json:
                 _print_report(reports[-1], out_dir)
     if as_json:
@@ -297,15 +306,13 @@ def _exit_code(report: Any, max_failed_share: float | None) -> Exit:
     if n_ended < n_begun:
         err.print(f"error: of {n_begun} units begun only {n_ended} are in the tables; run again")
         return Exit.JOB_FAILED
-    if not report.n_failed:
-        return Exit.OK
-    if max_failed_share is not None and report.n_failed / n_begun > max_failed_share:
-        share = report.n_failed / n_begun
-        err.print(
-            f"error: {share:.0%} of the units failed; --max-failed-share is {max_failed_share:.0%}"
-        )
+    # Those before count too: whoever begins a failed job again would be told that all is well.
+    share = (report.n_failed + report.n_failed_before) / max(1, report.n_units)
+    if max_failed_share is not None and share > max_failed_share:
+        told = f"{share:.0%} of the units failed, now or before"
+        err.print(f"error: {told}; --max-failed-share is {max_failed_share:.0%}")
         return Exit.JOB_FAILED
-    return Exit.SOME_FAILED
+    return Exit.SOME_FAILED if report.n_failed else Exit.OK
 
 
 def _print_report(report: Any, out_dir: str) -> None:
@@ -546,7 +553,8 @@ def compact(
     """Merge small files; the replaced ones leave the table and wait for vacuum."""
     from pipeline.tables.maintain import compact as merge
 
-    done = _held("compact", directory, wait_s, lambda s: merge(s, _day(None), int(target_mb * 2**20)))
+    target = int(target_mb * 2**20)
+    done = _held("compact", directory, wait_s, lambda s, check: merge(s, _day(None), target, check))
     if as_json:
         _print_json(dataclasses.asdict(done))
         return
@@ -571,7 +579,9 @@ def vacuum(
 
     from pipeline.tables.maintain import vacuum as clean
 
-    done = _held("vacuum", directory, wait_s, lambda s: clean(s, timedelta(hours=grace_h)))
+    done = _held(
+        "vacuum", directory, wait_s, lambda s, check: clean(s, timedelta(hours=grace_h), check)
+    )
     if as_json:
         _print_json(dataclasses.asdict(done))
         return
@@ -597,7 +607,7 @@ def forget(
     """
     from pipeline.tables.maintain import forget as remove
 
-    done = _held("forget", directory, wait_s, lambda s: remove(s, videos, _day(None)))
+    done = _held("forget", directory, wait_s, lambda s, check: remove(s, videos, _day(None), check))
     if as_json:
         _print_json(dataclasses.asdict(done))
         return
@@ -608,11 +618,13 @@ def forget(
     )
 
 
-def _held(purpose: str, directory: str, wait_s: float, work: Callable[[Any], T]) -> T:
-    """Do `work` on an output that is there, as its only writer."""
+def _held(
+    purpose: str, directory: str, wait_s: float, work: Callable[[Any, Callable[[], None]], T]
+) -> T:
+    """Do `work` on an output that is there, as its only writer; it can check that it still is."""
     import uuid
 
-    from pipeline.tables.lease import lease
+    from pipeline.tables.lease import check_held, lease
     from pipeline.tables.store import Store, TableError
 
     def under_lease() -> T:
@@ -623,7 +635,7 @@ def _held(purpose: str, directory: str, wait_s: float, work: Callable[[Any], T])
         with lease(
             store, purpose, token, wait_s=wait_s, on_wait=lambda o: err.print(f"waiting for {o}")
         ):
-            return work(store)
+            return work(store, lambda: check_held(store, token))
 
     return _guarded(under_lease)
 
@@ -1025,20 +1037,34 @@ def models_verify(
 def _list(inputs: list[str]) -> Listing: ...
 @overload
 def _list(
-    inputs: list[str], *, may_be_empty: bool, on_error: Callable[[Exception], None]
+    inputs: list[str],
+    *,
+    may_be_empty: bool,
+    on_error: Callable[[Exception], None],
+    retries: int = 0,
 ) -> Listing | None: ...
 def _list(
     inputs: list[str],
     *,
     may_be_empty: bool = False,
     on_error: Callable[[Exception], None] = lambda _: None,
+    retries: int = 0,
 ) -> Listing | None:
+    """What `inputs` name, or None where that may be nothing; what cannot be looked at is not nothing."""
+    from jobs.retry import with_retries
+
+    def again(e: Exception, pause_s: float) -> None:
+        err.print(f"failed: {e}; again in {pause_s:.0f} s")
+
     try:
-        listing = list_sources(inputs)
-    except InputError as e:
-        if not may_be_empty:
+        listing = with_retries(
+            lambda: list_sources(inputs), retries, again, lambda e: not isinstance(e, ListingError)
+        )
+    except (InputError, ListingError) as e:
+        is_empty = isinstance(e, InputError)
+        if not (may_be_empty and is_empty):
             on_error(e)
-            _fail(str(e), Exit.USAGE)
+            _fail(str(e), Exit.USAGE if is_empty else Exit.JOB_FAILED)
         err.print(f"warning: {without_secrets(str(e))}")
         return None
     for problem in listing.problems:

@@ -13,7 +13,8 @@ MaxCost = Annotated[
         "--max-cost",
         min=0,
         metavar="AMOUNT",
-        help="Refuse, with 2, what would cost more in the money of prices, or nobody knows how much.",
+        help="Refuse, with 2, what would cost more in the money of prices, all days together, or nobody knows "
+        "how much. Videos whose length no header tells are not counted.",
     ),
 ]
 

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from pipeline.config import Config, ConfigError, load_config
-from pipeline.sources import InputError, without_secrets
+from pipeline.sources import InputError, ListingError, without_secrets
 
 T = TypeVar("T")
 
@@ -70,7 +70,7 @@ def guarded(work: Callable[[], T], bundle_exit: Exit = Exit.USAGE) -> T:
         fail(str(e), bundle_exit)
     except (InputError, ConfigError) as e:
         fail(str(e), Exit.USAGE)
-    except (TableError, ConnectionError) as e:
+    except (TableError, ListingError, ConnectionError) as e:
         fail(str(e), Exit.JOB_FAILED)
     except KeyboardInterrupt:
         fail(

@@ -93,9 +93,9 @@ def estimate(plan: Plan, config: Config, store: Store) -> Estimate:
     """What the units that are left to do take, by the newest measurement there is."""
     video_s = sum(s for s in map(planned_length_s, plan.todo) if s is not None)
     n_unknown = sum(planned_length_s(unit) is None for unit in plan.todo)
-    if not plan.todo:
-        return Estimate(0.0, 0, None, 0.0, 0.0, 0.0, config.prices.currency, ())
     rates = _configured(config, plan) or _recorded(config, plan, store)
+    if not plan.todo:
+        return Estimate(0.0, 0, rates, 0.0, 0.0, 0.0, config.prices.currency, ())
     unknown = [] if rates else [_how_to_measure(plan)]
     if plan.bundle.calls_out or plan.bundle.captioner_is_chosen:
         unknown.append("what the model takes that writes the captions, beside the encoders")
@@ -272,7 +272,7 @@ def sized(found: Estimate, config: Config, deadline: str, video_hours: float | N
     """
     deadline_s = parse_duration_s(deadline)
     if found.rates is None:
-        what = found.unknown[0] if found.unknown else "nothing is left to do"
+        what = found.unknown[0] if found.unknown else "nothing is left to do, and nothing was measured"
         raise ConfigError(f"--size-cluster: {what}")
     hours = found.video_h if video_hours is None else video_hours
     return size_cluster(hours * _HOUR_S, found.rates, config.cluster, config.prices, deadline_s)

@@ -87,6 +87,10 @@ class Lineage(Observer):
             return
         from openlineage.client.uuid import generate_new_uuid
 
+        if self.run_id:  # an attempt whose workers were lost
+            self._tell(
+                "FAIL", {}, error=RuntimeError(f"workers were lost; done anew as {progress.run_id}")
+            )
         self.run_id, self.uuid = progress.run_id, str(generate_new_uuid())
         self._tell("START", {})
 

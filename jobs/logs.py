@@ -30,6 +30,7 @@ from pipeline.sources import without_secrets
 
 _COUNTS = ("total", "decoded", "encoded", "committed", "failed", "video_s")
 _APART = ("config", "versions", "inputs")  # of a record: not for a log
+_of_run: dict[str, Any] = {}  # of every line, once a run has begun
 _LEVELS = {"error:": "error", "warning:": "warning", "failed:": "warning"}
 
 
@@ -40,6 +41,7 @@ def write_event(event: str, level: str = "info", **fields: Any) -> None:
         "level": level,
         "event": event,
     }
+    fields = _of_run | fields  # a report names its own
     fields = {k: round(v, 3) if isinstance(v, float) else v for k, v in fields.items()}
     sys.stderr.write(json.dumps(told | fields, ensure_ascii=False, default=str) + "\n")
     sys.stderr.flush()
@@ -59,6 +61,7 @@ def json_lines() -> Iterator[None]:
         yield
     finally:
         err.instead = None
+        _of_run.clear()
 
 
 class JsonLog(Observer):
@@ -66,11 +69,10 @@ class JsonLog(Observer):
 
     def __init__(self) -> None:
         self.pace = Pace()
-        self.of_run: dict[str, Any] = {}
         self.phase, self.shown_at = "", 0.0
 
     def progress(self, progress: Progress) -> None:
-        self.of_run = {"run_id": progress.run_id}
+        _of_run["run_id"] = progress.run_id
         speed = self.pace.at(progress, time.monotonic())
         for failure in progress.failures:
             self._write("unit_failed", "warning", **_clean(failure))
@@ -90,7 +92,7 @@ class JsonLog(Observer):
         self._write("run_failed", "error", message=reason(error))
 
     def _write(self, event: str, level: str = "info", **fields: Any) -> None:
-        write_event(event, level, **(self.of_run | fields))
+        write_event(event, level, **fields)
 
 
 def _clean(failure: Failed) -> dict[str, str]:

@@ -102,6 +102,7 @@ class RunReport:
     encode_cpu_s: float = 0.0  # processor time of the encoders, all their threads
     n_cpus: float = 0.0  # of the cluster, as Ray counts them; 0: not recorded
     n_gpus: float = 0.0
+    planned_cost: float | None = None  # where it was limited (--max-cost), in the money of `prices`
     # Ids under which its rows stand, the last its own; more than one: workers were lost.
     attempts: tuple[str, ...] = ()
 

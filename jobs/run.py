@@ -24,7 +24,7 @@ from pipeline.bundles.spec import BundleSpec, find_bundle
 from pipeline.config import Config, ConfigError
 from pipeline.sources import Listing
 from pipeline.tables.commit import recover
-from pipeline.tables.lease import lease
+from pipeline.tables.lease import check_held, lease
 from pipeline.tables.ledger import Ledger, read_ledger
 from pipeline.tables.publish import is_published, publish
 from pipeline.tables.read import embedding_dim
@@ -191,17 +191,22 @@ def _run(job: _Job, listing: Listing) -> RunReport:
         force=options.force,
         settled_by=job.earlier,
     )
+    cost = None
     if options.max_cost is not None:
-        check_cost(estimate(plan, config, store), options.max_cost)
+        takes = estimate(plan, config, store)
+        check_cost(takes, options.max_cost)
+        cost = takes.cost
     plan_s = time.perf_counter() - started
     if plan.todo:
         plan.bundle.check_files()
         _execute(plan, job)
     if plan.todo or not is_published(store, ledger):
         job.on_progress(Progress("publishing", len(plan.todo)))
+        check_held(store, job.run_id)  # a machine that stood still may have lost it
         ledger = publish(store, options.dt)
-    report = _report(job, plan, ledger, plan_s)
+    report = replace(_report(job, plan, ledger, plan_s), planned_cost=cost)
     if plan.todo or job.earlier:
+        check_held(store, job.run_id)
         store.write_json(f"{RUNS}/{job.run_id}.json", asdict(report))
     return report
 
@@ -297,10 +302,15 @@ def _pipeline(
     cluster = ray.cluster_resources()
     n_cpus, n_gpus = cluster.get("CPU", 0), cluster.get("GPU", 0)
     uses_gpu = _uses_gpu(config)
-    n_encoders = config.run.encode_workers
     part = plan.bundle.captioner(config)
-    if part is not None and part.kind == offline.KIND:
-        need = offline.n_gpus(part) + (n_encoders * config.run.encode_gpus if uses_gpu else 0)
+    is_offline = part is not None and part.kind == offline.KIND
+    spoken_for = offline.n_gpus(part) if part is not None and is_offline else 0
+    n_encoders = encoders(ray.nodes(), n_gpus - spoken_for if uses_gpu else 0, len(plan.todo), config)
+    config = config.model_copy(
+        update={"run": config.run.model_copy(update={"encode_workers": n_encoders})}
+    )
+    if part is not None and is_offline:
+        need = spoken_for + (n_encoders * config.run.encode_gpus if uses_gpu else 0)
         if n_gpus < need:
             what = f"captions by {part.kind} and the encoders take {need:g} GPUs, Ray finds {n_gpus:g}"
             raise ConfigError(f"{what}; expected more, or run.device=cpu for the encoders")
@@ -329,7 +339,7 @@ def _pipeline(
         **_encoder_resources(config, uses_gpu),
         **restarts(config),
     )
-    if part is None or part.kind != offline.KIND:
+    if part is None or not is_offline:
         return encoded
     from pipeline.bundles.families import load_part  # brings torch, which only this needs here
 
@@ -343,6 +353,22 @@ def _encoder_resources(config: Config, uses_gpu: bool) -> dict[str, Any]:
     return {"num_cpus": 0, "num_gpus": run.encode_gpus} if uses_gpu else {"num_cpus": run.encode_cpus}
 
 
+def encoders(nodes: list[dict[str, Any]], n_gpus: float, n_units: int, config: Config) -> int:
+    """How many workers encode `n_units`: as many as GPUs carry, or as there are nodes, of large ones more, as
+    one worker has calls for some of their CPUs only; no more than have a batch each.
+
+    Args:
+        n_gpus: that may encode; 0: CPUs do.
+    """
+    run = config.run
+    if run.encode_workers:
+        return run.encode_workers
+    cpus = [node["Resources"].get("CPU", 0.0) for node in nodes if node["Alive"]]
+    by_cpus = sum(max(1, int(n // (2 * _MOST_CALLS))) for n in cpus if n >= 1)
+    most = int(n_gpus / run.encode_gpus) if n_gpus else by_cpus
+    return max(1, min(most, -(-n_units // run.units_per_batch)))
+
+
 def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]:
     """How many workers decode, and the CPUs that each holds: as many as the CPUs carry beside the encoders;
     without a GPU encoding needs half of them. A whole CPU each, unless there is less than one.
@@ -353,7 +379,8 @@ def decoders(n_cpus: float, uses_gpu: bool, config: Config) -> tuple[int, float]
     run = config.run
     if not n_cpus:  # nodes will come
         return run.decode_workers or 1, 1.0
-    taken = _WRITE_CPUS + (0.0 if uses_gpu else run.encode_workers * run.encode_cpus)
+    n_encoders = run.encode_workers or 1
+    taken = _WRITE_CPUS + (0.0 if uses_gpu else n_encoders * run.encode_cpus)
     spare = n_cpus - taken
     if spare <= 0:
         what = f"encoders and writer take {taken:g} CPUs, Ray has {n_cpus:g}, so none is left to decode"
@@ -376,7 +403,7 @@ def _room_bytes(config: Config, n_decoders: int, n_calls: int) -> int:
     clips, run = config.clips, config.run
     n_pictures = clips.unit_s / clips.stride_s * clips.frames_per_clip
     unit_bytes = n_pictures * clips.short_side_px**2 * 16 / 9 * 3
-    n_units = 3.5 * (run.encode_workers * max(run.units_per_batch, n_calls) + n_decoders)
+    n_units = 3.5 * ((run.encode_workers or 1) * max(run.units_per_batch, n_calls) + n_decoders)
     return max(_LEAST_ROOM_BYTES, round(n_units * unit_bytes))
 
 

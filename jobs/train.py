@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.plan import make_plan
-from jobs.run import _ray, _watched, decoders
+from jobs.run import _ray, _watched, decoders, encoders
 from pipeline.bundles.spec import BundleSpec, LearnedSpec, SpaceSpec, find_bundle
 from pipeline.bundles.tuned import begun
 from pipeline.config import Config, ConfigError
@@ -190,6 +190,8 @@ def _fill(work: Work, tell: Tell) -> dict[str, str]:
     config = work.decoding
     cluster = ray.cluster_resources()
     uses_gpu = config.run.device != "cpu" and cluster.get("GPU", 0) > 0
+    n_gpus = cluster.get("GPU", 0) if uses_gpu else 0
+    n_encoders = encoders(ray.nodes(), n_gpus, len(todo), config)
     workers = decoders(cluster.get("CPU", 0), uses_gpu, config)
     watcher = Watcher.remote()  # type: ignore[attr-defined]
     resources: dict[str, Any] = (
@@ -206,7 +208,7 @@ def _fill(work: Work, tell: Tell) -> dict[str, str]:
         ),
         batch_size=config.run.units_per_batch,
         batch_format="pyarrow",
-        compute=ray.data.ActorPoolStrategy(size=config.run.encode_workers),
+        compute=ray.data.ActorPoolStrategy(size=n_encoders),
         **resources,
         **restarts(config),
     )

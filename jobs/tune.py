@@ -172,7 +172,7 @@ def _settings(
         n_decoders = min(n_cpus, math.ceil(decode_s / work_s))
     else:  # both want the CPUs: in proportion to what they need of them
         n_decoders = round(n_cpus * decode_s / (decode_s + work_s))
-    settings = {"decode_workers": max(1, n_decoders), "encode_workers": 1}
+    settings = {"decode_workers": max(1, n_decoders)}
     if looks_at_once is not None:
         settings["looks_at_once"] = looks_at_once
         units = math.ceil(_CHUNKS_PER_CALL * looks_at_once / max(1.0, clips_per_unit))

@@ -193,7 +193,12 @@ class RunConfig(_Section):
         default_factory=dict,
         description="of the nodes that decode, such as {pool: cpu}; default: any node",
     )
-    encode_workers: int = Field(1, ge=1, description="actors that hold the model")
+    encode_workers: int | None = Field(
+        None,
+        ge=1,
+        description="actors that hold the model; default: as many as the GPUs that there are when a run begins "
+        "carry, without one by the CPUs of each node",
+    )
     encode_cpus: float = Field(0.5, gt=0, description="CPUs reserved for an encode actor without GPU")
     encode_gpus: float = Field(1.0, gt=0, description="GPUs an encode actor takes where there are any")
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -12,6 +12,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -68,6 +69,11 @@ class InputError(Exception):
     """An input from which no video can be taken; the message names it and what was expected."""
 
 
+class ListingError(Exception):
+    """An input that could not be looked at: no access, or a store that does not answer. Whether there is a
+    video is not known, so nobody may take it for none."""
+
+
 @dataclass(frozen=True)
 class Listing:
     """What the inputs name."""
@@ -85,6 +91,7 @@ def list_sources(inputs: Sequence[str]) -> Listing:
 
     Raises:
         InputError: no input gave a video, or a manifest cannot be read.
+        ListingError: an input could not be looked at.
     """
     found: dict[str, Source] = {}
     problems = []
@@ -130,7 +137,7 @@ def object_version(info: dict[str, Any]) -> str:
 
 
 def _expand(given: str) -> Iterator[Source]:
-    suffix = posixpath.splitext(urlsplit(given).path if "://" in given else given)[1].lower()
+    suffix = _suffix(given)
     if suffix in MANIFEST_SUFFIXES and _exists(given):
         yield from _read_manifest(given, suffix)
     elif "://" in given and not given.startswith("file://"):
@@ -143,7 +150,7 @@ def _expand_path(path: str, suffix: str) -> Iterator[Source]:
     if os.path.isdir(path):
         for folder, _, files in os.walk(path):
             for name in sorted(files):
-                if posixpath.splitext(name)[1].lower() in VIDEO_SUFFIXES and not name.startswith("."):
+                if _suffix(name) in VIDEO_SUFFIXES and not name.startswith("."):
                     yield _local_source(os.path.join(folder, name))
     elif os.path.exists(path):
         yield _local_source(path)
@@ -156,18 +163,49 @@ def _expand_path(path: str, suffix: str) -> Iterator[Source]:
 
 
 def _expand_url(url: str) -> Iterator[Source]:
+    fs, path = _filesystem(url)
+    with _listing(url):
+        for name in sorted(_names(fs, path)):
+            yield _remote_source(fs, fs.unstrip_protocol(name) if name != path else url, name)
+
+
+def _filesystem(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url)
-        if glob.has_magic(path):
-            names = [n for n in fs.glob(path) if fs.isfile(n)]
-        elif fs.isdir(path):
-            names = [n for n in fs.find(path) if posixpath.splitext(n)[1].lower() in VIDEO_SUFFIXES]
-        else:
-            names = [path]
-        for name in sorted(names):
-            yield _remote_source(fs, fs.unstrip_protocol(name) if name != path else url, name)
-    except (OSError, ValueError, ImportError) as e:
+    except (ValueError, ImportError) as e:
         raise InputError(without_secrets(f"{canonical_uri(url)}: cannot be listed: {e}")) from e
+    return fs, path
+
+
+@contextmanager
+def _listing(url: str) -> Iterator[None]:
+    """Whatever a store's client raises as an error that names the URL."""
+    try:
+        yield
+    except (InputError, GeneratorExit):
+        raise
+    except Exception as e:  # each client has its own, and not all are OSErrors
+        told = f"{canonical_uri(url)}: cannot be listed: {str(e) or type(e).__name__}"
+        raise ListingError(without_secrets(told)) from e
+
+
+def _names(fs: Any, path: str) -> list[str]:
+    """What a path in a store names: as on a disk, a video that is not there where it looks like one."""
+    if glob.has_magic(path):
+        return [name for name in fs.glob(path) if fs.isfile(name)]
+    if fs.isdir(path):
+        return [name for name in fs.find(path) if _suffix(name) in VIDEO_SUFFIXES]
+    if _suffix(path) in VIDEO_SUFFIXES | SOUND_SUFFIXES:
+        return [path]
+    try:
+        fs.info(path)
+    except FileNotFoundError:
+        return []
+    return [path]
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(urlsplit(name).path if "://" in name else name)[1].lower()
 
 
 def _local_source(path: str, **more: Any) -> Source:
@@ -184,7 +222,7 @@ def _remote_source(fs: Any, url: str, path: str, **more: Any) -> Source:
     uri = canonical_uri(url)
     try:
         info = fs.info(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):  # its own failure, and not that of all the others
         return Source(uri, short_hash(uri, "missing"), "missing", None, **more)
     version = object_version(info)
     return Source(uri, short_hash(uri, version), version, info.get("size"), **more)
@@ -198,8 +236,9 @@ def _read_manifest(file: str, suffix: str) -> Iterator[Source]:
         duration_s = _positive(duration)
         more = {"duration_s": duration_s, "attributes": {k: v for k, v in row.items() if v is not None}}
         if "://" in uri and not uri.startswith("file://"):
-            fs, path = fsspec.core.url_to_fs(uri)
-            yield _remote_source(fs, uri, path, **more)
+            fs, path = _filesystem(uri)
+            with _listing(uri):
+                yield _remote_source(fs, uri, path, **more)
         else:
             yield _local_source(near_manifest(uri.removeprefix("file://"), beside), **more)
 
@@ -241,8 +280,9 @@ def manifest_rows(file: str, suffix: str) -> list[dict[str, Any]]:
 
 
 def _exists(path: str) -> bool:
-    fs, name = fsspec.core.url_to_fs(path)
-    return bool(fs.isfile(name))
+    fs, name = _filesystem(path)
+    with _listing(path):
+        return bool(fs.isfile(name))
 
 
 def _nothing_in(given: str) -> str:
@@ -252,4 +292,6 @@ def _nothing_in(given: str) -> str:
         return f"{given}: no file matches"
     if posixpath.splitext(given)[1].lower() in MANIFEST_SUFFIXES and os.path.exists(given):
         return f"{given}: a manifest that names no video"
+    if "://" in given:
+        return f"{given}: no video there; expected a video, a folder with some, a glob or a manifest"
     return f"{given}: no such file or directory; expected a video, a directory, a glob or a manifest"

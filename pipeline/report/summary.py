@@ -232,5 +232,6 @@ def _limit(
     by_cores = n_cpus * video_s / core_s
     if not (on_gpu and stage_s["encode"]):
         return by_cores, "cores"
-    by_gpus = float(config.get("encode_workers") or 1) * video_s / stage_s["encode"]
+    n_encoders = config.get("encode_workers") or max(1, n_gpus // (config.get("encode_gpus") or 1))
+    by_gpus = float(n_encoders) * video_s / stage_s["encode"]
     return (by_gpus, "GPU") if by_gpus < by_cores else (by_cores, "cores")

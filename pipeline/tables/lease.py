@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pipeline.tables.store import MissingError, Store, TableError
@@ -102,12 +103,14 @@ def _mine(purpose: str, token: str) -> Lease:
 
 
 def _machine() -> str:
-    """Where process ids mean the same: the host and, in containers, their own numbering."""
+    """Where process ids mean the same: the host as it was begun and, in containers, their own numbering. Of two
+    hosts of one name each has its own boot id, and all of them number processes alike at first."""
     try:
         numbering = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
-        numbering = "-"
-    return f"{socket.gethostname()}/{numbering}"
+        numbering = boot = "-"
+    return f"{socket.gethostname()}/{boot}/{numbering}"
 
 
 def _acquire(
@@ -115,20 +118,20 @@ def _acquire(
 ) -> None:
     started = seen_at = time.monotonic()
     seen: Lease | None = None
-    told = False
+    told = is_alive = False
     while not store.create(LEASE, _encoded(mine)):
         held = _read(store)
         now = time.monotonic()
         if held is None:
             continue
         if seen is None or (held.token, held.beat) != (seen.token, seen.beat):
+            is_alive = seen is not None and held.token == seen.token
             seen, seen_at = held, now
         if _is_dead(held) or now - seen_at > ttl_s:
             _take_over(store, held)
             continue
-        # An owner on another machine may be dead: that shows only in a beat that stands still.
-        is_silent_yet = held.beat == seen.beat and held.host != mine.host and now - started <= ttl_s
-        if now - started > wait_s and not is_silent_yet:
+        # An owner on another machine may be dead: it is told apart by a beat that moves, or stands still.
+        if now - started > wait_s and (is_alive or held.host == mine.host):
             raise TableError(f"{store.path(LEASE)}: another job writes here: {held.describe()}")
         if not told:
             on_wait(held.describe())

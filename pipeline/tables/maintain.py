@@ -1,12 +1,13 @@
 """Keeping a table in shape: small files merged, what was replaced deleted, a video forgotten.
 
-All of it under the output's lease.
+All of it under the output's lease. `check` is called before anything is written or deleted, and raises where
+the lease is another's by now.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -21,6 +22,7 @@ from pipeline.tables.store import Store, TableError
 
 REPORT = "report"  # the page of an output, and the previews beside it
 TARGET_BYTES = 128 * 2**20
+Check = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -52,18 +54,23 @@ class Forgotten:
     n_files_rewritten: int
 
 
-def compact(store: Store, dt: str, target_bytes: int = TARGET_BYTES) -> Compacted:
+def compact(
+    store: Store, dt: str, target_bytes: int = TARGET_BYTES, check: Check = lambda: None
+) -> Compacted:
     """Merge small files, date by date, to about `target_bytes` each."""
     ledger = read_ledger(store)
+    check()
     recover(store, ledger.records, ledger.replaced)
     ledger = publish(store, dt)
     before = sum(len(record.files) for record in ledger.records)
     n_bytes = 0
     for group, size in _groups(store, ledger, target_bytes):
         kept = {e.unit_id for record in group for e in record.units if ledger.counts(e)}
+        check()
         rewrite(store, group, kept)
         n_bytes += size
     ledger = read_ledger(store)
+    check()
     mark_published(store, ledger)  # the same rows in other files: nothing is derived anew
     return Compacted(before, sum(len(record.files) for record in ledger.records), n_bytes)
 
@@ -90,9 +97,10 @@ def _groups(
             yield group, total
 
 
-def vacuum(store: Store, grace: timedelta) -> Vacuumed:
+def vacuum(store: Store, grace: timedelta, check: Check = lambda: None) -> Vacuumed:
     """Delete what was replaced longer ago than `grace`; nobody can still be reading it."""
     ledger = read_ledger(store)
+    check()
     recover(store, ledger.records, ledger.replaced)
     latest = datetime.now(UTC) - grace
     replaced_at = {
@@ -109,6 +117,7 @@ def vacuum(store: Store, grace: timedelta) -> Vacuumed:
         files = [f"{SUPERSEDED}/{file}" for file in record.files] + [record.units_file]
         n_bytes += sum(store.size(file) for file in files)
         n_files += len(files) + 1
+        check()
         _delete(store, record, files)
     return Vacuumed(n_files, n_bytes, n_kept)
 
@@ -120,7 +129,7 @@ def _delete(store: Store, record: CommitRecord, files: list[str]) -> None:
     store.remove(f"{COMMITS}/{record.name}.json")
 
 
-def forget(store: Store, names: Collection[str], dt: str) -> Forgotten:
+def forget(store: Store, names: Collection[str], dt: str, check: Check = lambda: None) -> Forgotten:
     """Remove videos from all tables and all history, for good and at once.
 
     Args:
@@ -130,6 +139,7 @@ def forget(store: Store, names: Collection[str], dt: str) -> Forgotten:
         TableError: a name that the table does not know; nothing is removed then.
     """
     ledger = read_ledger(store)
+    check()
     recover(store, ledger.records, ledger.replaced)
     every = [*ledger.records, *ledger.replaced]
     sources = _sources(store, every, names)
@@ -144,13 +154,16 @@ def forget(store: Store, names: Collection[str], dt: str) -> Forgotten:
     for record in touched:
         if record in ledger.records:
             kept = {e.unit_id for e in record.units if e.source_id not in sources}
+            check()
             rewrite(store, [record], kept, _replaced_by(record, ledger))
     for record in touched:
+        check()
         _delete(
             store,
             record,
             [*record.files, *(f"{SUPERSEDED}/{f}" for f in record.files), record.units_file],
         )
+    check()
     store.remove(CHECKPOINT)  # it holds the old records' texts
     after = read_ledger(store)
     rederive(store, after, sources, dt, gone={entry.video_id for entry in gone})

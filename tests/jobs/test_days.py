@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,6 +16,7 @@ from jobs.days import days_until, fill, missed_days, parse_day
 from jobs.plan import result_digest_of
 from jobs.retry import pause_s, with_retries
 from pipeline.config import ConfigError
+from pipeline.sources import ListingError
 from pipeline.tables.store import Store, TableError
 
 cli = CliRunner()
@@ -130,6 +132,67 @@ def test_catching_up_begins_after_the_last_day_done(dated):
     # … and bad usage before that.
     other = ["run", f"{folder}/lale/dt={{date}}/", "--out", folder / "t", "--catch-up"]
     assert call(*other, "--date", "2026-02-04")[0] == 2
+
+
+def test_a_lake_that_cannot_be_looked_at_is_a_failure_and_no_empty_day(dated, monkeypatch):
+    folder, ran = dated
+    inputs = [
+        "run",
+        f"{folder}/lake/dt={{date}}/",
+        "--out",
+        folder / "t",
+        "--catch-up",
+        "--retries",
+        "1",
+    ]
+    assert call(*inputs, "--date", "2026-02-01", "--job-id", "nightly")[0] == 0
+
+    def refuse(given):
+        tries.append(given)
+        raise ListingError("s3://lake: cannot be listed: Access Denied")
+
+    tries = []
+    monkeypatch.setattr("jobs.cli.list_sources", refuse)
+    told = folder / "told.json"
+    code, _, stderr = call(*inputs, "--date", "2026-02-03", "--on-finish", f"tee {told}")
+    assert code == 1
+    assert len(tries) == 2
+    assert stderr.splitlines()[-1] == "error: s3://lake: cannot be listed: Access Denied"
+    assert "Access Denied" in told.read_text(), "who is to hear of failures hears of it"
+    assert len(ran) == 1
+
+
+def test_what_may_be_spent_is_of_all_days_together(dated, monkeypatch):
+    folder, _ = dated
+    left = []
+
+    def run(listing, out, config, options, **_):  # noqa: ARG001
+        left.append(options.max_cost)
+        return replace(Report(options.dt), planned_cost=3.0)
+
+    monkeypatch.setattr("jobs.run.run", run)
+    inputs = ["run", f"{folder}/lake/dt={{date}}/", "--out", folder / "t", "--max-cost", "5"]
+    call(*inputs, "--since", "2026-02-01", "--date", "2026-02-03")
+    assert left == [5.0, 2.0]
+
+
+def test_too_many_failures_stay_a_failure_however_often_it_is_begun_again(dated, monkeypatch):
+    folder, _ = dated
+    nothing_left = replace(
+        Report("2026-02-03"),
+        n_units=10,
+        n_done=0,
+        n_done_before=2,
+        n_failed_before=8,
+        state="nothing_to_do",
+    )
+    monkeypatch.setattr("jobs.run.run", lambda *_, **__: nothing_left)
+    inputs = ["run", folder / "lake", "--out", folder / "t"]
+    code, _, stderr = call(*inputs, "--max-failed-share", "0.5")
+    assert code == 1
+    assert "error: 80% of the units failed, now or before; --max-failed-share is 50%" in stderr
+    assert call(*inputs, "--max-failed-share", "0.9")[0] == 0
+    assert call(*inputs)[0] == 0
 
 
 def test_a_day_that_fails_holds_up_the_ones_after_it(dated):

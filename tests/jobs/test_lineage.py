@@ -123,6 +123,15 @@ def test_a_failure_is_told_with_its_reason_and_the_next_attempt_is_another_run(c
     assert said == "https://host/x: no space left"
 
 
+def test_an_attempt_that_lost_its_workers_does_not_run_for_ever(catalogue):
+    assert run(*begun("a"), *begun("b"), report()) == []
+    states = [(event["eventType"], event["run"]["runId"]) for event in catalogue.events]
+    a, b = states[0][1], states[2][1]
+    assert states == [("START", a), ("FAIL", a), ("START", b), ("COMPLETE", b)]
+    said = catalogue.events[1]["run"]["facets"]["errorMessage"]["message"]
+    assert said == "workers were lost; done anew as b"
+
+
 def test_one_that_never_began_is_not_told(catalogue):
     assert run(RuntimeError("another job writes here")) == []
     assert catalogue.events == []

@@ -103,13 +103,14 @@ def test_a_log_for_a_program_is_an_object_a_line_and_holds_no_secret(capsys):
         log.progress(Progress("starting", 40, run_id="r"))
         failed = Failed("u", secret, "decode", "not_media", f"{secret}: torn\nin two lines")
         log.progress(Progress("running", 40, 15, 12, 8, 1, run_id="r", failures=(failed,)))
+        err.print("waiting for workers")
         log.failed(RuntimeError(f"cannot write {secret}"))
     told = capsys.readouterr().err
     assert "sEcReT" not in told
     events = [json.loads(line) for line in told.splitlines()]
     assert [(e["event"], e["level"]) for e in events] == [
         ("message", "warning"), ("message", "error"), ("phase", "info"), ("unit_failed", "warning"),
-        ("phase", "info"), ("run_failed", "error"),
+        ("phase", "info"), ("message", "info"), ("run_failed", "error"),
     ]  # fmt: skip
     assert all(e["run_id"] == "r" for e in events[2:])
     assert (events[3]["unit_id"], events[3]["stage"], events[3]["code"]) == ("u", "decode", "not_media")

@@ -13,10 +13,11 @@ import pandas as pd
 import pytest
 
 import jobs.run
-from jobs.run import decoders
+from jobs.run import Options, decoders, encoders
 from jobs.status import failures_of
 from pipeline.config import ConfigError, load_config
 from pipeline.sources import list_sources
+from pipeline.tables.store import Store
 from tests.films import clouds, join, write_film
 from tests.media_factory import flash_and_click
 
@@ -242,6 +243,55 @@ def test_one_cpu_is_enough(lake, tmp_path):
 )
 def test_decoders_take_the_cpus_that_encoders_leave(n_cpus, uses_gpu, settings, expected):
     assert decoders(n_cpus, uses_gpu, load_config(overrides=settings)) == expected
+
+
+@pytest.mark.parametrize(
+    ("cpus", "n_gpus", "settings", "expected"),
+    [
+        ([2], 0, [], 1),
+        ([2, 2, 2], 0, [], 3),
+        ([0, 16, 16], 0, [], 2),  # a head on which nothing runs
+        ([64], 0, [], 4),
+        ([16, 16], 4, [], 4),
+        ([16], 2, ["run.encode_gpus=0.5"], 4),
+        ([16], 1, ["run.encode_gpus=2"], 1),
+        ([16, 16], 4, ["run.encode_workers=2"], 2),
+        ([], 0, [], 1),  # a cluster whose nodes are still to come
+    ],
+)
+def test_encoders_are_as_many_as_the_cluster_carries(cpus, n_gpus, settings, expected):
+    nodes = [{"Alive": True, "Resources": {"CPU": float(n)} if n else {}} for n in cpus]
+    dead = {"Alive": False, "Resources": {"CPU": 64.0}}
+    config = load_config(overrides=settings)
+    assert encoders([*nodes, dead], n_gpus, 1000, config) == expected
+
+
+def test_no_encoder_is_begun_that_would_have_no_work():
+    nodes = [{"Alive": True, "Resources": {"CPU": 8.0}}] * 50
+    assert encoders(nodes, 0, 5, load_config(overrides=["run.units_per_batch=2"])) == 3
+
+
+def test_a_run_that_lost_the_output_publishes_nothing(video_file, tmp_path, monkeypatch):
+    """Its machine stood still for so long that another took over."""
+    from pipeline.tables import lease as leases
+
+    store = Store(str(tmp_path))
+    monkeypatch.setattr(jobs.run, "_execute", lambda *_: None)
+    monkeypatch.setattr(jobs.run, "publish", lambda *_: pytest.fail("published"))
+
+    def steal(progress):
+        if progress.phase == "publishing":
+            store.write_json(leases.LEASE, leases._mine("run", "another").__dict__)
+
+    with pytest.raises(leases.LeaseLostError, match="run another"):
+        jobs.run.run(
+            list_sources([str(video_file)]),
+            str(tmp_path),
+            load_config(),
+            Options("2026-01-31"),
+            on_progress=steal,
+        )
+    assert not store.names("_runs", ".json")
 
 
 def test_encoders_that_leave_no_cpu_are_refused():

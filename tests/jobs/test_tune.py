@@ -41,7 +41,7 @@ def test_only_damaged_files_are_nothing_to_measure_on(tmp_path):
 def test_a_gpu_gets_as_many_decoders_as_keep_it_busy_and_enough_looks_a_call(monkeypatch):
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     assert _settings(10.0, 2.0, "cuda", 64, 15.0) == {
-        "decode_workers": 5, "encode_workers": 1, "looks_at_once": 64, "units_per_batch": 16,
+        "decode_workers": 5, "looks_at_once": 64, "units_per_batch": 16,
     }  # fmt: skip
     assert _settings(100.0, 2.0, "cuda", 8, 15.0)["decode_workers"] == 16
     # Without a GPU the two share the CPUs: 10 s of one CPU against 2 s of all sixteen.

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.sources import InputError, canonical_uri, list_sources, without_secrets
+from pipeline.sources import InputError, ListingError, canonical_uri, list_sources, without_secrets
 
 
 @pytest.fixture
@@ -130,3 +130,57 @@ def test_an_fsspec_url_is_listed_like_a_directory():
     listing = list_sources(["memory://lake"])
     assert [s.uri.rsplit("/", 1)[1] for s in listing.sources] == ["y.webm", "x.mp4"]
     assert all(s.uri.startswith("memory://") for s in listing.sources)
+
+
+@pytest.fixture
+def memory():
+    fs = fsspec.filesystem("memory")
+    fs.pipe("/days/dt=1/x.mp4", b"1")
+    yield fs
+    fs.rm("/days", recursive=True)
+
+
+@pytest.mark.usefixtures("memory")
+@pytest.mark.parametrize("given", ["dt=2/", "dt=2", "dt=2/*.mp4", "typo.csv"])
+def test_a_folder_of_a_bucket_that_is_not_there_is_no_video(given):
+    with pytest.raises(InputError, match="memory://days/") as error:
+        list_sources([f"memory://days/{given}"])
+    assert given in str(error.value)
+    (gone,) = list_sources(["memory://days/dt=2/y.mp4"]).sources
+    assert gone.version == "missing", "a video that is named is one, so that its failure is a row"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        (PermissionError("Access Denied"), "Access Denied"),
+        (RuntimeError("Could not connect to the endpoint"), "Could not connect"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+@pytest.mark.parametrize("given", ["dt=1/", "dt=1/*.mp4", "m.txt"])
+def test_what_cannot_be_looked_at_is_never_taken_for_empty(memory, monkeypatch, trouble, said, given):
+    def refuse(*_, **__):
+        raise trouble
+
+    for name in ("isdir", "isfile", "glob", "info"):
+        monkeypatch.setattr(type(memory), name, refuse)
+    with pytest.raises(ListingError, match=said) as error:
+        list_sources([f"memory://me:sEcReT@days/{given}"])
+    assert "sEcReT" not in str(error.value)
+
+
+def test_one_forbidden_video_of_a_manifest_holds_up_no_other(memory, monkeypatch, tmp_path):
+    info = type(memory).info
+
+    def refuse(fs, path, **more):
+        if "secret" in path:
+            raise PermissionError("Access Denied")
+        return info(fs, path, **more)
+
+    monkeypatch.setattr(type(memory), "info", refuse)
+    (tmp_path / "m.txt").write_text("memory://days/dt=1/x.mp4\nmemory://days/secret.mp4\n")
+    assert [s.version == "missing" for s in list_sources([str(tmp_path / "m.txt")]).sources] == [
+        False,
+        True,
+    ]

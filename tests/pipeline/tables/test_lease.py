@@ -93,6 +93,44 @@ def test_an_owner_elsewhere_that_beats_is_not_disturbed(store):
         thread.join()
 
 
+def test_an_owner_elsewhere_is_known_to_live_at_its_first_beat(store):
+    elsewhere = leases._mine("run", "far").__dict__ | {"host": "another/1"}
+    store.write_json(LEASE, elsewhere)
+    beating = threading.Timer(0.5, lambda: store.write_json(LEASE, elsewhere | {"beat": 1}))
+    beating.start()
+    started = time.monotonic()
+    with pytest.raises(TableError, match="run far"), lease(store, "run", "near", ttl_s=60.0):
+        pass
+    beating.join()
+    assert time.monotonic() - started < 10
+
+
+def test_a_dead_owner_elsewhere_is_never_taken_for_a_live_one(store, monkeypatch):
+    """Reads that take long once put a look between the end of patience and the end of the lease."""
+    store.write_json(LEASE, leases._mine("run", "far").__dict__ | {"host": "another/1"})
+    read = leases._read
+
+    def slow(where):
+        time.sleep(0.4)
+        return read(where)
+
+    monkeypatch.setattr(leases, "_read", slow)
+    monkeypatch.setattr(leases, "_LOOK_S", 0.1)
+    with lease(store, "run", "near", ttl_s=1.0):
+        check_held(store, "near")
+
+
+def test_a_host_of_the_same_name_is_another_machine():
+    name, boot, numbering = leases._machine().split("/")
+    assert len(boot) == 36
+    theirs = leases._mine("run", "far").__dict__ | {
+        "host": f"{name}/another/{numbering}",
+        "pid": 2**22 + 1,
+    }
+    assert not leases._is_dead(leases.Lease(**theirs)), "its process is not one of ours that is gone"
+    assert leases._is_dead(leases.Lease(**theirs | {"host": leases._machine()}))
+
+
 def test_whoever_lost_the_lease_may_not_write(store):
     with lease(store, "run", "old"):
         store.write_json(LEASE, leases._mine("run", "new").__dict__)

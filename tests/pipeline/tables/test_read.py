@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.tables.commit import SUPERSEDED, commit
+from pipeline.tables.lease import LeaseLostError
 from pipeline.tables.ledger import read_ledger
 from pipeline.tables.maintain import compact, forget, vacuum
 from pipeline.tables.publish import publish
@@ -101,6 +102,34 @@ def test_compaction_keeps_every_row_once_and_vacuum_takes_the_rest(store):
     assert len(read_ledger(store).records) == 2
     assert len(ids(store)) == 11
     assert compact(store, DAY).n_files_after == 2, "nothing left to merge"
+
+
+@pytest.mark.parametrize("n_checks", [0, 1, 2])
+@pytest.mark.parametrize("work", [compact, vacuum, forget])
+def test_whoever_lost_the_output_changes_nothing_more(store, work, n_checks):
+    for k in range(3):
+        commit_video(store, f"v{k}", 2, run_id=str(k))
+    publish(store, DAY)
+    compact(store, DAY)
+    for k in range(3):
+        commit_video(store, f"w{k}", 2, run_id=f"1{k}")
+    publish(store, DAY)
+    calls, files = [], []
+
+    def check():
+        calls.append(1)
+        if len(calls) > n_checks:
+            files.append(sorted(store.names("")))
+            raise LeaseLostError("it is another's")
+
+    given = {compact: [DAY], vacuum: [timedelta(0)], forget: [[ids_of_videos(store)[0]], DAY]}[work]
+    with pytest.raises(LeaseLostError):
+        work(store, *given, check=check)
+    assert sorted(store.names("")) == files[0]
+
+
+def ids_of_videos(store):
+    return list(read(store.root, "videos")["video_id"])
 
 
 def test_a_reader_sees_every_row_once_while_files_are_merged(tmp_path):
