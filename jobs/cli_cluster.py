@@ -5,6 +5,7 @@ Both take every option of `reeltable run`: what they do not know themselves is r
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs.console import AsJson, Exit, err, fail, guarded, load, out, parsed_day, print_json
-from pipeline.config import CONFIG_DIR, find_config, holds_secret
+from pipeline.config import CONFIG_DIR, Config, find_config, holds_secret
 from pipeline.sources import without_secrets
 
 submit = typer.Typer(no_args_is_help=True, help="Runs as jobs of a Ray cluster.")
@@ -61,7 +62,8 @@ def _schedule(
     if program is None:
         here = Path(sys.executable).with_name("reeltable")
         program = [str(here)] if here.is_file() else [sys.executable, "-m", "jobs"]
-    if not {"--catch-up", "--since"} & set(arguments) and any("{date" in a for a in arguments):
+    named = {argument.partition("=")[0] for argument in arguments}
+    if not {"--catch-up", "--since"} & named and any("{date" in a for a in arguments):
         err.print("warning: without --catch-up a day that is missed stays missed")
     return guarded(lambda: Schedule(name, at, command_of(program, arguments, address), os.getcwd()))
 
@@ -108,15 +110,15 @@ def schedule_systemd(
         Path | None, typer.Option("--write", metavar="DIR", help="Write the two files there.")
     ] = None,
 ) -> None:
-    """A service and its timer.
+    """A service and its timer. It runs as you; where you are root, as the user reeltable.
 
     Example:
 
       reeltable schedule systemd /srv/videos --out /srv/tables --retries 2 --write /etc/systemd/system
     """
-    from jobs.schedule import systemd
+    from jobs.schedule import service_user, systemd
 
-    for file, text in systemd(_schedule(arguments, name, at, address)).items():
+    for file, text in systemd(_schedule(arguments, name, at, address), service_user()).items():
         if write is None:
             sys.stdout.write(text)
         else:
@@ -138,8 +140,11 @@ def schedule_kubernetes(
         ),
     ] = None,
     image: Annotated[str | None, typer.Option(help="Of all containers.")] = None,
+    shared_disk: Annotated[
+        bool, typer.Option("--shared-disk", help="Every pod mounts the paths given at the same place.")
+    ] = False,
 ) -> None:
-    """An object for kubectl apply -f -; a config file of your own goes with it as a ConfigMap.
+    """An object for kubectl apply -f -; a config or a list of actions of your own goes with it as a ConfigMap.
 
     Examples:
 
@@ -147,7 +152,7 @@ def schedule_kubernetes(
 
       reeltable schedule kubernetes s3://lake/ --out s3://tables --address http://reeltable-head-svc:8265
     """
-    from jobs.schedule import KINDS, kubernetes
+    from jobs.schedule import KINDS, kubernetes, workers_to_come
 
     kind = kind or ("CronJob" if address else "RayCronJob")
     if kind not in KINDS or (kind == "CronJob") is (address is None):
@@ -157,24 +162,32 @@ def schedule_kubernetes(
     for path in (*given["inputs"], given["out_dir"]):
         if "://" not in path and not os.path.isabs(path):
             fail(f"{path}: means nothing in a pod; expected a URL or an absolute path", Exit.USAGE)
-    config = None
-    file = given["config_file"]
-    if file is not None and not find_config(file).is_relative_to(CONFIG_DIR):
-        config, arguments = given["config"], _without_config(arguments)
+    config, arguments = _without_config(given, arguments, shared_disk)
+    if address is None:
+        arguments = [*arguments, *workers_to_come(given["config"])]
     made = _schedule(arguments, name, at, address, ["reeltable"])
+    if address is not None and shared_disk:  # which submit asks too
+        made = dataclasses.replace(made, command=(*made.command, "--shared-disk"))
     sys.stdout.write(kubernetes(made, kind, image, config))
 
 
-def _without_config(arguments: list[str]) -> list[str]:
-    """`arguments` less what a config already holds."""
-    kept: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        if argument in ("--config", "--set"):
-            next(rest)
-        elif not argument.startswith(("--config=", "--set=")) and argument != "--correct-sync":
-            kept.append(argument)
-    return kept
+def _without_config(
+    given: dict[str, Any], arguments: list[str], is_disk_shared: bool
+) -> tuple[Config | None, list[str]]:
+    """The config that must travel, if files of this machine made it, and `arguments` less what it holds."""
+    from jobs.schedule import without
+    from pipeline.bundles.spec import find_bundle
+
+    config: Config = guarded(lambda: find_bundle(given["config"].bundle).at_its_place(given["config"]))
+    if os.path.isabs(config.bundle) and not is_disk_shared:
+        what = "a bundle of this machine, which no pod may have; expected a shipped one"
+        fail(f"{config.bundle}: {what}, or --shared-disk where every pod mounts it there", Exit.USAGE)
+    file = given["config_file"]
+    is_own = file is not None and not find_config(file).is_relative_to(CONFIG_DIR)
+    keys = {override.partition("=")[0].partition(".")[0] for override in given["overrides"] or ()}
+    if not is_own and not {"labels", "bundle"} & keys:
+        return None, arguments
+    return config, without(arguments, ("--config", "--set"), ("--correct-sync",))
 
 
 @schedule.command("airflow", context_settings={"ignore_unknown_options": True})

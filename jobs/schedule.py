@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import copy
+import getpass
 import re
 import shlex
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from pipeline.config import CONFIG_DIR, Config, ConfigError
 TEMPLATES = CONFIG_DIR / "cluster"
 KINDS = ("RayJob", "RayCronJob", "CronJob")
 _CONFIG_FILE = "/etc/reeltable/config.yaml"  # where a config of one's own is mounted
+# What a run asks for where nodes come later: what it counts when it begins are the template's first nodes.
+_WORKERS = {"device": "cuda", "decode_workers": 64, "encode_workers": 2}
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?")  # KubeRay adds to it what names its parts
 
 
@@ -60,8 +63,8 @@ def cron(schedule: Schedule) -> str:
     )
 
 
-def systemd(schedule: Schedule) -> dict[str, str]:
-    """The service and the timer, by file name."""
+def systemd(schedule: Schedule, user: str) -> dict[str, str]:
+    """The service, which runs as `user`, and the timer, by file name."""
     command = " ".join(systemd_quoted(part) for part in schedule.command)
     service = f"""\
 # /etc/systemd/system/{schedule.name}.service
@@ -73,6 +76,8 @@ StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
+# Never root: videos are not to be trusted. The user must exist, read the videos and write the tables
+User={user}
 WorkingDirectory={schedule.folder.replace("%", "%%")}
 # Tokens and credentials, if any: a file for root alone, such as RAY_AUTH_TOKEN_PATH=/etc/reeltable/token
 EnvironmentFile=-/etc/reeltable/{schedule.name}.env
@@ -103,6 +108,15 @@ WantedBy=timers.target
     return {f"{schedule.name}.service": service, f"{schedule.name}.timer": timer}
 
 
+def service_user() -> str:
+    """Who asks; `reeltable` for root and for whoever has no name, as root decodes no videos of strangers."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "root"
+    return "reeltable" if user == "root" else user
+
+
 def systemd_quoted(part: str) -> str:
     """One argument of ExecStart as systemd reads it: no specifier, no variable, no escape."""
     escaped = part.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
@@ -111,17 +125,13 @@ def systemd_quoted(part: str) -> str:
 
 def airflow(schedule: Schedule, today: date) -> str:
     """A DAG's file: the template with its first values set anew."""
-    command, options = list(schedule.command), {"--date": 2, "--catch-up": 1, "--since": 2}
-    for option, length in options.items():  # Airflow names the day, and catches up
-        while option in command:
-            at = command.index(option)
-            del command[at : at + length]
     values = {
         "NAME": schedule.name,
         "CRON": schedule.cron,
         "START": today.isoformat(),
         "FOLDER": schedule.folder,
-        "COMMAND": command,
+        # Airflow names the day, and catches up.
+        "COMMAND": without(schedule.command, ("--date", "--since"), ("--catch-up",)),
     }
     text = (TEMPLATES / "airflow_dag.py").read_text(encoding="utf-8")
     lines = text.splitlines()
@@ -132,6 +142,27 @@ def airflow(schedule: Schedule, today: date) -> str:
     if values:
         raise AssertionError(f"the template lacks {', '.join(values)}")
     return "\n".join(lines) + "\n"
+
+
+def without(arguments: Sequence[str], options: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """`arguments` less `options`, as `--option VALUE` or `--option=VALUE`, and less `flags`."""
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        if argument in options:
+            next(rest, None)
+        elif argument not in flags and not argument.startswith(tuple(f"{o}=" for o in options)):
+            kept.append(argument)
+    return kept
+
+
+def workers_to_come(config: Config) -> list[str]:
+    """`--set` of how many workers a run has on nodes that come as they are asked for, where `config` says
+    nothing itself."""
+    if config.run.device == "cpu":  # without GPUs the nodes that there are tell better
+        return []
+    missing = _WORKERS.keys() - config.run.model_fields_set
+    return [p for k, v in _WORKERS.items() if k in missing for p in ("--set", f"run.{k}={v}")]
 
 
 def kubernetes(
@@ -166,12 +197,20 @@ def kubernetes(
 
 
 def _cron_job(schedule: Schedule, command: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A CronJob whose pod runs `command`; and that pod."""
+    """A CronJob whose pod runs `command`; and that pod.
+
+    The token is in the Secret that KubeRay names like its cluster; for another address in the template's, which
+    somebody makes.
+    """
     made = _template("cronjob.yaml")
     made["metadata"]["name"] = schedule.name
     made["spec"]["schedule"] = schedule.cron
     pod = made["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    pod["containers"][0] |= {"command": command[:1], "args": command[1:]}
+    container = pod["containers"][0]
+    container |= {"command": command[:1], "args": command[1:]}
+    cluster = re.match(r"https?://([a-z0-9-]+)-head-svc\b", command[command.index("--address") + 1])
+    if cluster is not None:
+        container["env"][0]["valueFrom"]["secretKeyRef"]["name"] = cluster[1]
     return made, pod
 
 

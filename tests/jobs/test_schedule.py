@@ -28,6 +28,7 @@ from jobs.schedule import (
     systemd,
     systemd_quoted,
 )
+from pipeline.config import CONFIG_DIR
 from tests.jobs import kuberay
 from tests.jobs.kuberay import round_trip
 
@@ -40,6 +41,7 @@ COMMAND = (
     "s3://tables/reeltable",
 )
 NIGHTLY = ("--date", "yesterday", "--catch-up", "--wait", "3600", "--retries", "2")
+WORKERS = shlex.split("--set run.device=cuda --set run.decode_workers=64 --set run.encode_workers=2")
 SHIPPED = Schedule("reeltable", "02:00", (*COMMAND, *NIGHTLY), "/srv/reeltable")
 ODD = '/videos of \'26/100%/$HOME/{date}/\\ "a" #1'
 
@@ -58,7 +60,7 @@ def cron_command(line):
 
 def test_shipped_lines_and_units_are_what_the_command_prints():
     assert (TEMPLATES / "crontab").read_text() == cron(SHIPPED)
-    for file, text in systemd(SHIPPED).items():
+    for file, text in systemd(SHIPPED, "reeltable").items():
         assert (TEMPLATES / file).read_text() == text
 
 
@@ -74,6 +76,14 @@ def test_cron_runs_the_very_command_with_spaces_and_per_cent_signs(tmp_path):
         ["/bin/sh", "-c", cron_command(line)], capture_output=True, text=True, check=True
     )
     assert said.stdout.splitlines() == [ODD, "--out", "t", str(folder)]
+
+
+@pytest.mark.parametrize(("who", "user"), [("ann", "ann"), ("root", "reeltable")])
+def test_systemd_never_runs_it_as_root(who, user, monkeypatch):
+    monkeypatch.setenv("LOGNAME", who)
+    code, stdout, stderr = call("systemd", "/srv/videos", "--out", "/srv/tables")
+    assert code == 0, stderr
+    assert f"User={user}" in stdout.splitlines()
 
 
 def systemd_unquoted(line):
@@ -93,7 +103,8 @@ def test_what_systemd_is_given_it_reads_back(text):
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path):
     folder = tmp_path / "a 50% folder"
     folder.mkdir()
-    for file, text in systemd(Schedule("odd", "02:00", ("/bin/true", ODD), str(folder))).items():
+    odd = Schedule("odd", "02:00", ("/bin/true", ODD), str(folder))
+    for file, text in systemd(odd, "daemon").items():
         (tmp_path / file).write_text(text)
     units = [str(tmp_path / f"odd.{kind}") for kind in ("service", "timer")]
     said = subprocess.run(
@@ -169,6 +180,19 @@ def test_the_head_and_its_token_are_where_the_cron_job_looks():
     assert allowed["from"][0]["podSelector"]["matchLabels"] == pod["metadata"]["labels"]
 
 
+def test_every_pod_has_the_rights_of_the_service_account():
+    for file in ("rayjob.yaml", "raycronjob.yaml", "raycluster.yaml", "cronjob.yaml"):
+        pods = kuberay._found(yaml.safe_load((TEMPLATES / file).read_text()), "containers")
+        assert {pod["serviceAccountName"] for pod in pods} == {"reeltable"}, file
+
+
+def test_prometheus_may_scrape_the_pods():
+    *_, metrics = yaml.safe_load((TEMPLATES / "networkpolicy.yaml").read_text())["spec"]["ingress"]
+    (where,) = metrics["from"]
+    assert where["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "monitoring"}
+    assert metrics["ports"] == [{"protocol": "TCP", "port": 8080}]
+
+
 @pytest.mark.parametrize("is_folder", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_kubernetes_prints_the_command_filled_in(kind, is_folder, tmp_path):
@@ -200,7 +224,7 @@ def test_kubernetes_prints_the_command_filled_in(kind, is_folder, tmp_path):
         (job,) = kuberay._found(made, "entrypoint")
         pod = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]
         command = shlex.split(job["entrypoint"])
-        begins, ends = ["run"], []
+        begins, ends = ["run"], WORKERS
     config = ["--config", "/etc/reeltable/config.yaml"]
     job_id = [] if kind == "CronJob" else ["--job-id", "nightly"]
     inputs = ["s3://lake/it's {date}/", "--out", "s3://t", "--catch-up"]
@@ -214,6 +238,75 @@ def test_kubernetes_prints_the_command_filled_in(kind, is_folder, tmp_path):
         for container in found["containers"]
     }
     assert images == {"registry/reeltable:1"}
+
+
+def entrypoint_of(stdout):
+    (job,) = kuberay._found(list(yaml.safe_load_all(stdout)), "entrypoint")
+    return shlex.split(job["entrypoint"])
+
+
+def test_groups_that_grow_are_asked_for_workers_where_nobody_says_how_many(tmp_path):
+    """A run counts what there is when it begins, so that a group would never grow."""
+    (shipped,) = kuberay._found(yaml.safe_load((TEMPLATES / "rayjob.yaml").read_text()), "entrypoint")
+    assert shlex.join(WORKERS) in shipped["entrypoint"]
+    args = kuberay._found(yaml.safe_load((TEMPLATES / "cronjob.yaml").read_text()), "args")[0]["args"]
+    assert shlex.join(WORKERS) in shlex.join(args)
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("run: {decode_workers: 7}\n")
+    run = ["kubernetes", "s3://lake/", "--out", "s3://t"]
+    told = entrypoint_of(call(*run, "--config", mine, "--set", "run.encode_workers=3")[1])
+    assert [part for part in told if part.startswith("run.")] == ["run.device=cuda"]
+    told = entrypoint_of(call(*run, "--set", "run.encode_workers=3")[1])
+    said = ["run.encode_workers=3", "run.device=cuda", "run.decode_workers=64"]
+    assert [part for part in told if part.startswith("run.")] == said
+    told = entrypoint_of(call(*run, "--set", "run.device=cpu")[1])
+    assert [part for part in told if part.startswith("run.")] == ["run.device=cpu"]
+
+
+def test_a_list_of_actions_that_an_option_names_is_carried(tmp_path):
+    (tmp_path / "my_actions.txt").write_text("welding\n")
+    actions = f"labels.actions={tmp_path}/my_actions.txt"
+    code, stdout, stderr = call("kubernetes", "s3://lake/", "--out", "s3://t", "--set", actions)
+    assert code == 0, stderr
+    assert str(tmp_path) not in stdout
+    config_map, _ = yaml.safe_load_all(stdout)
+    assert yaml.safe_load(config_map["data"]["config.yaml"])["labels"]["actions"] == ["welding"]
+    assert "/etc/reeltable/config.yaml" in entrypoint_of(stdout)
+
+
+@pytest.mark.parametrize("how", ["option", "config"])
+@pytest.mark.parametrize("kind", ["RayJob", "CronJob"])
+def test_a_bundle_of_this_machine_is_refused_unless_pods_mount_it(kind, how, tmp_path, monkeypatch):
+    mine = tmp_path / "bundles" / "mine"
+    mine.mkdir(parents=True)
+    shutil.copy(CONFIG_DIR.parent / "pipeline/bundles/embedded/bundle.yaml", mine)
+    (mine / "config.yaml").write_text("bundle: .\n")
+    monkeypatch.chdir(tmp_path)
+    named = ["--set", "bundle=bundles/mine"] if how == "option" else ["--config", "bundles/mine"]
+    more = ["--address", "http://head:8265"] if kind == "CronJob" else []
+    run = ["kubernetes", "s3://lake/", "--out", "s3://t", *named, "--kind", kind, *more]
+    code, stdout, stderr = call(*run)
+    assert (code, stdout) == (2, "")
+    assert f"{mine}: a bundle of this machine" in stderr
+    code, stdout, stderr = call(*run, "--shared-disk")
+    assert code == 0, stderr
+    config_map, made = yaml.safe_load_all(stdout)
+    assert yaml.safe_load(config_map["data"]["config.yaml"])["bundle"] == str(mine)
+    args = [part for found in kuberay._found(made, "args") for part in found["args"]]
+    assert ("--shared-disk" in args) == (kind == "CronJob")
+
+
+@pytest.mark.parametrize(
+    ("address", "secret"),
+    [("http://lake-head-svc:8265", "lake"), ("http://lake-head-svc.ray.svc:8265", "lake"),
+     ("http://head:8265", "reeltable")],
+)  # fmt: skip
+def test_the_cron_job_reads_the_token_of_the_cluster_that_it_submits_to(address, secret):
+    run = ["kubernetes", "s3://lake/", "--out", "s3://t", "--name", "nightly", "--address", address]
+    code, stdout, stderr = call(*run)
+    assert code == 0, stderr
+    (read,) = kuberay._found(yaml.safe_load(stdout), "secretKeyRef")
+    assert read["secretKeyRef"] == {"name": secret, "key": "auth_token"}
 
 
 def test_a_config_that_ships_is_named_and_not_carried():
@@ -249,6 +342,12 @@ def test_the_airflow_dag_is_filled_in_and_names_the_day_itself():
     assert {"task_id", "bash_command", "retries", "retry_exponential_backoff"} <= calls["BashOperator"]
 
 
+def test_airflow_names_the_day_in_place_of_one_given_with_a_sign():
+    nightly = (*COMMAND, "--date=2026-01-31", "--since=2026-01-01", "--wait=5")
+    text = airflow(Schedule("nightly", "02:30", nightly, "/srv"), date(2026, 2, 1))
+    assert repr([*COMMAND, "--wait=5"]) in text
+
+
 def test_airflow_reads_the_dag_where_it_is_installed(tmp_path):
     pytest.importorskip("airflow", reason="Airflow is not installed")
     from airflow.dag_processing.dagbag import DagBag
@@ -281,8 +380,36 @@ def test_bad_usage_is_told_before_anything_is_printed(arguments, said):
     assert stdout == ""
 
 
-def test_the_slurm_script_is_read_by_its_shell():
-    assert subprocess.run(["bash", "-n", TEMPLATES / "slurm.sh"], check=False).returncode == 0
+PROGRAMS = {  # in the place of a cluster's own: they say what they are given, and all goes well
+    "scontrol": "echo node1",
+    "srun": 'echo "srun $SRUN_CPUS_PER_TASK $*" >> "$TOLD"',
+    "ray": "grep '^srun' \"$TOLD\" | sed 's/.*/ 1 node_/'",  # a node for each that was begun
+    "sleep": "exit 0",
+    "reeltable": 'for a in "$@"; do echo "$a" >> "$TOLD"; done',
+}
+
+
+def test_the_slurm_script_takes_the_jobs_share_of_a_node_and_passes_options_on(tmp_path):
+    for name, text in PROGRAMS.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"CPUS_PER_TASK": 16, "GPUS_ON_NODE": 1, "MEM_PER_NODE": 1000, "JOB_NUM_NODES": 2}
+    slurm |= {"JOB_ID": 7, "JOB_NODELIST": "n", "SUBMIT_DIR": tmp_path}
+    env = {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+    env |= {"PATH": f"{tmp_path}:/usr/bin:/bin", "TOLD": str(tmp_path / "told")}
+    more = ["--date", "yesterday", "--set", "labels.actions=[a b]"]
+    script = ["bash", TEMPLATES / "slurm.sh", "s3://lake/dt={date}/", "s3://t", *more]
+    done = subprocess.run(script, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "told").read_text().splitlines()
+    starts = [line for line in told if line.startswith("srun 16 ")]
+    assert len(starts) == 2
+    for line in starts:
+        assert line.endswith("--num-cpus=16 --num-gpus=1 --object-store-memory=314572800")
+    run = [line for line in told if not line.startswith("srun ")]
+    assert run[:4] == ["run", "s3://lake/dt={date}/", "--out", "s3://t"]
+    assert run[-4:] == more
+    assert not list(tmp_path.glob(".ray-token*"))
 
 
 def test_ray_up_reads_its_file():
@@ -293,6 +420,8 @@ def test_ray_up_reads_its_file():
     commands = " ".join(config["head_start_ray_commands"] + config["worker_start_ray_commands"])
     assert commands.count("RAY_AUTH_MODE=token") == 2
     assert "--dashboard-host=127.0.0.1" in commands
+    workers = [kind for name, kind in config["available_node_types"].items() if name != "head"]
+    assert all("IamInstanceProfile" in kind["node_config"] for kind in workers), "which reads buckets"
 
 
 def test_the_skypilot_task_has_its_documented_fields_and_no_secret_of_its_own():
@@ -320,6 +449,30 @@ def test_the_skypilot_task_has_its_documented_fields_and_no_secret_of_its_own():
     assert all(value is None for value in task["secrets"].values())
     for script in (task["setup"], task["run"]):
         assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_workers_of_the_skypilot_task_end_when_the_head_is_gone(tmp_path):
+    """SkyPilot's job, and what its nodes cost, ends when the script has ended on each of them."""
+    run = yaml.safe_load((TEMPLATES / "skypilot.yaml").read_text())["run"]
+    looks = tmp_path / "looks"
+    programs = {  # one look fails while the head is busy; from the fourth on it is gone
+        "ray": f'echo "ray $*" >> {tmp_path}/told; [ "$1" = start ] && exit 0\n'
+        f'echo >> {looks}; n=$(wc -l < {looks}); [ "$n" -ne 2 ] && [ "$n" -lt 4 ]',
+        "pkill": f'echo "pkill $*" >> {tmp_path}/told',
+        "sleep": "exit 0",
+    }
+    for name, text in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
+        (tmp_path / name).chmod(0o755)
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin", "SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2"}
+    env |= {"SKYPILOT_NODE_RANK": "1", "SKYPILOT_NUM_NODES": "2"}
+    done = subprocess.run(["bash", "-c", run], env=env, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "told").read_text().splitlines()
+    status = "ray status --address 10.0.0.1:6399"
+    assert told == [
+        "ray start --address=10.0.0.1:6399", *[status] * 6, "pkill -f /tmp/reeltable-ray/session_"
+    ]  # fmt: skip
 
 
 def test_the_dockerfile_has_both_targets_and_runs_as_nobody_special():
