@@ -34,7 +34,7 @@ from pipeline.understand import Provenance
 if TYPE_CHECKING:
     from jobs.watcher import Counts
 
-_WRITE_CPUS = 0.25
+_WRITE_CPUS = 0.25  # left to the tasks that write
 _POLL_S = 0.5
 _LEAST_ROOM_BYTES = 256 * 2**20
 _IDLE_WORKERS = 4  # processes that wait for the next task
@@ -254,7 +254,9 @@ def _execute(plan: Plan, job: _Job) -> None:
                 data = _pipeline(plan, config, provenance, watcher)
                 per_file = max(config.run.units_per_file, -(-n_units // config.run.max_files))
                 sink = TableSink(job.store.root, job.options.dt, job.run_id, per_file, watcher)
-                data.write_datasink(sink, ray_remote_args={"num_cpus": _WRITE_CPUS})
+                # It asks for no CPU: where a node is lost, decoders that begin anew take all that are left, and
+                # wait for what they decoded to be written.
+                data.write_datasink(sink, ray_remote_args={"num_cpus": 0})
         except Exception:
             with suppress(Exception):  # the first trouble is what is told
                 note(_LAST_WORD_S)

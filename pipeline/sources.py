@@ -170,10 +170,11 @@ def _expand_url(url: str) -> Iterator[Source]:
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as e:
-        raise InputError(without_secrets(f"{canonical_uri(url)}: cannot be listed: {e}")) from e
+    with _listing(url):
+        try:
+            fs, path = fsspec.core.url_to_fs(url)
+        except (ValueError, ImportError) as e:  # no such kind of store, or not installed
+            raise InputError(without_secrets(f"{canonical_uri(url)}: cannot be listed: {e}")) from e
     return fs, path
 
 

@@ -154,7 +154,7 @@ def throughput(n_nodes: int, units_a_node: int, folder: Path) -> dict[str, Any]:
                 plan, config, Provenance("b", "b", "r", RUN), watcher, (SleepingDecode, SleepingEncode)
             )
             sink = TableSink(str(folder / "out"), "2026-01-31", RUN, config.run.units_per_file, watcher)
-            data.write_datasink(sink, ray_remote_args={"num_cpus": 0.25})
+            data.write_datasink(sink, ray_remote_args={"num_cpus": 0})
         took_s = time.perf_counter() - began
         cores_busy = (cpu_s_of_machine() - cpu_s) / took_s
         stopped.set()
