@@ -471,7 +471,8 @@ def test_workers_of_the_skypilot_task_end_when_the_head_is_gone(tmp_path):
     told = (tmp_path / "told").read_text().splitlines()
     status = "ray status --address 10.0.0.1:6399"
     assert told == [
-        "ray start --address=10.0.0.1:6399", *[status] * 6, "pkill -f /tmp/reeltable-ray/session_"
+        "ray start --address=10.0.0.1:6399", *[status] * 6, "pkill -f /tmp/reeltable-ray/session_",
+        "pkill -9 -f /tmp/reeltable-ray/session_",
     ]  # fmt: skip
 
 
