@@ -217,7 +217,11 @@ def submit_run(
     follow: Annotated[bool, typer.Option("--follow", help="Print what the job prints.")] = False,
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Submit and leave it.")] = False,
     again: Annotated[
-        bool, typer.Option("--again", help="Submit another attempt though one succeeded.")
+        bool,
+        typer.Option(
+            "--again",
+            help="Submit another attempt though one succeeded; so do --force, --retry-failures and --since.",
+        ),
     ] = False,
     shared_disk: Annotated[
         bool, typer.Option("--shared-disk", help="Every node mounts the paths given at the same place.")
@@ -250,13 +254,14 @@ def submit_run(
         entrypoint_cpus=entrypoint_cpus,
         entrypoint_memory_mb=entrypoint_memory_mb,
     )
-    client, where = _client(address)
     submission, job = _submitted(
-        client, where, request, retries, waits=not no_wait, follows=follow, is_again=again
+        _where(address), request, retries, waits=not no_wait, follows=follow, is_again=again
     )
-    runs = _runs_of(request.out, submission) if job is not None else []
+    runs = _runs_of(request.out, submission, job) if job is not None else []
     if as_json:
         print_json(cluster.as_json(submission, job, runs))
+    elif job is None:
+        out.print(submission.submission_id, highlight=False)
     if job is not None and job.status != "SUCCEEDED":
         code = Exit.USAGE if cluster.is_refused(job) else Exit.JOB_FAILED
         fail(f"{submission.submission_id} {job.status.lower()}: {cluster.summary(job)}", code)
@@ -305,55 +310,77 @@ def _request(arguments: list[str], **more: Any) -> tuple[Any, int]:
 def _client(address: str | None) -> tuple[Any, str]:
     from jobs.submit import connect
 
+    where = _where(address)
+    return guarded(lambda: connect(where)), where
+
+
+def _where(address: str | None) -> str:
     names = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
     told = [address, *(v for v in map(os.environ.get, names) if v and v.startswith("http"))]
     where = next((a for a in told if a), None)
     if where is None:
         fail("no cluster is named; expected --address http://HEAD:8265", Exit.USAGE)
-    return guarded(lambda: connect(where)), where
+    return where
+
+
+class _JobError(Exception):
+    """Of a job that another attempt may mend."""
+
+    def __init__(self, submission: Any, job: Any, why: str) -> None:
+        super().__init__(f"failed: {why}")
+        self.submission, self.job = submission, job
 
 
 def _submitted(
-    client: Any,
-    address: str,
-    request: Any,
-    retries: int,
-    *,
-    waits: bool,
-    follows: bool,
-    is_again: bool,
+    address: str, request: Any, retries: int, *, waits: bool, follows: bool, is_again: bool
 ) -> tuple[Any, Any]:
     """The submission, and the job's details once it has ended; without waiting None unless it had before."""
-    import time
-
     from jobs import submit as cluster
-    from jobs.retry import pause_s
+    from jobs.retry import with_retries
 
-    said = {"new": "submitted", "running": "attached to", "succeeded": "nothing submitted:"}
-    for n_tried in range(retries + 1):
-        submission, warnings = guarded(
-            lambda: cluster.submit(client, address, request, is_again=is_again and not n_tried)  # noqa: B023
-        )
-        for warning in warnings if not n_tried else ():
-            err.print(f"warning: {warning}")
-        tail = (
-            " has succeeded before (--again: another attempt)" if submission.how == "succeeded" else ""
-        )
-        err.print(f"{said[submission.how]} {submission.submission_id}{tail}")
+    begun: list[Any] = []
+
+    def attempt() -> tuple[Any, Any]:
+        client = cluster.connect(address)
+        # What was begun and succeeded while nobody answered is not done twice.
+        wants_another = not begun and (is_again or request.asks_again)
+        submission = _begun(client, address, request, wants_another, warns=not begun)
+        begun.append(submission)
         if not waits and submission.how != "succeeded":
-            out.print(submission.submission_id, highlight=False)
             return submission, None
         job = _awaited(client, address, submission, follows)
-        if job.status != "FAILED" or n_tried == retries or cluster.is_refused(job):
-            break
-        seconds = pause_s(n_tried + 1)
-        err.print(f"failed: {cluster.summary(job)}; again in {seconds:.0f} s")
-        time.sleep(seconds)
-    return submission, job
+        if job.status == "FAILED" and not cluster.is_refused(job):
+            raise _JobError(submission, job, cluster.summary(job))
+        return submission, job
+
+    def is_final(e: Exception) -> bool:
+        may_pass = isinstance(e, (cluster.SubmitError, _JobError))
+        return not may_pass or isinstance(e, cluster.TokenError)
+
+    def tell(e: Exception, seconds: float) -> None:
+        err.print(f"{e}; again in {seconds:.0f} s", markup=False)
+
+    try:
+        return guarded(lambda: with_retries(attempt, retries, tell, is_final))
+    except _JobError as e:
+        return e.submission, e.job
+
+
+def _begun(client: Any, address: str, request: Any, is_again: bool, *, warns: bool) -> Any:
+    """The submission, new or found, and said so."""
+    from jobs import submit as cluster
+
+    said = {"new": "submitted", "running": "attached to", "succeeded": "nothing submitted:"}
+    submission, warnings = cluster.submit(client, address, request, is_again=is_again)
+    for warning in warnings if warns else ():
+        err.print(f"warning: {warning}")
+    tail = " has succeeded before (--again: another attempt)" if submission.how == "succeeded" else ""
+    err.print(f"{said[submission.how]} {submission.submission_id}{tail}")
+    return submission
 
 
 def _awaited(client: Any, address: str, submission: Any, follows: bool) -> Any:
-    from jobs.submit import wait
+    from jobs.submit import SubmitError, wait
 
     submission_id, has_ended = submission.submission_id, submission.how == "succeeded"
 
@@ -366,18 +393,18 @@ def _awaited(client: Any, address: str, submission: Any, follows: bool) -> Any:
 
     on_logs = tell if follows and not has_ended else None
     try:
-        return guarded(lambda: wait(client, address, submission_id, on_status, on_logs))
-    except typer.Exit:
+        return wait(client, address, submission_id, on_status, on_logs)
+    except (SubmitError, KeyboardInterrupt):
         err.print(f"the job may go on; reeltable submit stop {submission_id} stops it")
         raise
 
 
-def _runs_of(out_dir: str, submission: Any) -> list[dict[str, Any]]:
+def _runs_of(out_dir: str, submission: Any, job: Any) -> list[dict[str, Any]]:
     from jobs.submit import runs_of
     from pipeline.tables.store import TableError
 
     try:
-        return runs_of(out_dir, submission.submission_id)
+        return runs_of(out_dir, submission.submission_id, job.start_time)
     except TableError as e:
         err.print(f"warning: whether units failed cannot be told: {without_secrets(str(e))}")
         return []

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +42,8 @@ ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _CARGO = "reeltable_job"  # a folder beside the code: the config, and manifests
 _POLL_S = 1.0
 _AWAY_S = 120.0  # a head that does not answer for so long is gone
+_CLOCK_S = 60.0  # by which the clocks of a head and a node may differ
+_ANOTHER = ("--force", "--retry-failures", "--since")
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
@@ -66,6 +69,11 @@ class Request:
     entrypoint_cpus: float = 0.0  # 0: the entrypoint runs on the head
     entrypoint_memory_mb: int = 0
 
+    @property
+    def asks_again(self) -> bool:
+        """Whether its options ask for work that a run which succeeded has left."""
+        return any(option in self.options for option in _ANOTHER)
+
 
 @dataclass(frozen=True)
 class Submission:
@@ -82,11 +90,12 @@ def connect(address: str) -> Any:
     Its token is RAY_AUTH_TOKEN, or in the file RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token.
 
     Raises:
+        ConfigError: that is no such address.
         SubmitError: nobody answers there.
         TokenError: the token is missing or wrong.
     """
     if urlsplit(address).scheme not in ("http", "https"):
-        raise SubmitError(
+        raise ConfigError(
             f"{without_secrets(address)}: expected http://HEAD:8265, the dashboard's address"
         )
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
@@ -131,6 +140,7 @@ def _token() -> str | None:
 @contextmanager
 def _told(address: str) -> Iterator[None]:
     """Errors of the client as one that names the cluster and no secret."""
+    import aiohttp
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -145,7 +155,7 @@ def _told(address: str) -> Iterator[None]:
             f"{where}: {what}; expected the cluster's own in RAY_AUTH_TOKEN, in the file RAY_AUTH_TOKEN_PATH "
             "or in ~/.ray/auth_token (on the head: ray get-auth-token)"
         ) from None
-    except (ConnectionError, requests.RequestException) as e:
+    except (ConnectionError, requests.RequestException, aiohttp.ClientError) as e:
         if isinstance(e, SubmitError):
             raise
         raise SubmitError(f"{where}: no Ray head answers there ({type(e).__name__})") from None
@@ -168,6 +178,7 @@ def submit(
     command, warnings = _entrypoint(request, address)
     base = f"{_name(request)}-{request.date}-{result_digest_of(request.config)}"
     what = short_hash(*as_recorded(request.inputs), *as_recorded([request.out]))
+    options = short_hash(*request.options)
     with _told(address):
         before = _attempts(client, base)
         last = max(before, default=0)
@@ -178,14 +189,14 @@ def submit(
                     f"{base}-{last} is a job with other inputs or another output; expected another --name"
                 )
             if job.status not in ENDED:
-                return Submission(f"{base}-{last}", last, "running"), warnings
+                return _attached(job, last, options, warnings)
             if job.status == "SUCCEEDED" and not is_again:
                 return Submission(f"{base}-{last}", last, "succeeded"), warnings
         new = Submission(f"{base}-{last + 1}", last + 1, "new")
         asked: dict[str, Any] = {
             "entrypoint": shlex.join([*command, "--job-id", new.submission_id]),
             "submission_id": new.submission_id,
-            "metadata": {"what": what, "attempt": str(new.attempt)},
+            "metadata": {"what": what, "attempt": str(new.attempt), "options": options},
             "entrypoint_num_cpus": request.entrypoint_cpus or None,
             "entrypoint_memory": request.entrypoint_memory_mb * 2**20 or None,
         }
@@ -193,10 +204,20 @@ def submit(
             with _package(request) as folder:
                 _begin(client, asked | {"runtime_env": {"working_dir": folder}})
         except RuntimeError:
-            if last + 1 not in _attempts(client, base):
+            first = _attempts(client, base).get(new.attempt)  # another was faster
+            if first is None:
                 raise
-            return Submission(new.submission_id, new.attempt, "running"), warnings  # another was first
+            return _attached(first, new.attempt, options, warnings)
     return new, warnings
+
+
+def _attached(
+    job: Any, attempt: int, options: str, warnings: list[str]
+) -> tuple[Submission, list[str]]:
+    if (job.metadata or {}).get("options", options) != options:
+        what = "was submitted with other options, and goes on with those"
+        warnings = [*warnings, f"{job.submission_id}: {what}"]
+    return Submission(job.submission_id, attempt, "running"), warnings
 
 
 def _begin(client: Any, asked: dict[str, Any]) -> None:
@@ -318,24 +339,27 @@ def wait(
     Raises:
         SubmitError: the head is gone. What the job committed stays.
     """
-    status, n_told, failures = "", 0, 0
-    answered_at = time.monotonic()
+    status, failures, lost_at = "", 0, 0.0
+    log = None if on_logs is None else _Log(on_logs)
     while True:
         try:
             with _told(address):
                 job = client.get_job_info(submission_id)
-                if on_logs is not None and job.status != "PENDING":
-                    n_told = _follow(client, submission_id, n_told, on_logs)
+                if job.status not in ENDED:
+                    failures = 0  # it answers, though its stream may break every minute
+                if log is not None and job.status != "PENDING":
+                    log.follow(client, submission_id)
                     job = client.get_job_info(submission_id)
         except TokenError:
             raise
         except SubmitError:
-            if time.monotonic() - answered_at > _AWAY_S:
+            lost_at = lost_at if failures else time.monotonic()
+            if time.monotonic() - lost_at > _AWAY_S:
                 raise
             failures += 1
             time.sleep(min(10.0, pause_s(failures) / 10))
             continue
-        answered_at, failures = time.monotonic(), 0
+        failures = 0
         if job.status != status:
             status = str(job.status)
             on_status(status)
@@ -344,18 +368,25 @@ def wait(
         time.sleep(_POLL_S)
 
 
-def _follow(client: Any, submission_id: str, n_told: int, on_logs: Callable[[str], None]) -> int:
-    """Give `on_logs` what was printed after the first `n_told` characters, until the job ends."""
+@dataclass
+class _Log:
+    """What a job prints, given on once: after a stream that broke, what is new."""
 
-    async def tail() -> int:
+    on_logs: Callable[[str], None]
+    n_told: int = 0  # characters
+
+    def follow(self, client: Any, submission_id: str) -> None:
+        """Give on what comes until the job ends."""
+        asyncio.run(self._follow(client, submission_id))
+
+    async def _follow(self, client: Any, submission_id: str) -> None:
         n_seen = 0
         async for text in client.tail_job_logs(submission_id):
-            if n_seen + len(text) > n_told:
-                on_logs(text[max(0, n_told - n_seen) :])
+            new = text[max(0, self.n_told - n_seen) :]
             n_seen += len(text)
-        return max(n_seen, n_told)
-
-    return asyncio.run(tail())
+            if new:
+                self.n_told = n_seen
+                self.on_logs(new)
 
 
 def logs(client: Any, address: str, submission_id: str) -> str:
@@ -367,7 +398,8 @@ def logs(client: Any, address: str, submission_id: str) -> str:
 def follow(client: Any, address: str, submission_id: str, on_logs: Callable[[str], None]) -> None:
     """Give `on_logs` what the job prints until it ends."""
     with _told(address):
-        _follow(client, submission_id, 0, on_logs)
+        client.get_job_info(submission_id)  # says of an unknown one what a stream does not
+        _Log(on_logs).follow(client, submission_id)
 
 
 def stop(client: Any, address: str, submission_id: str) -> str:
@@ -388,8 +420,12 @@ def listed(client: Any, address: str) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["start_time"] or 0, reverse=True)
 
 
-def runs_of(out: str, submission_id: str) -> list[dict[str, Any]]:
+def runs_of(out: str, submission_id: str, began_ms: int | None = None) -> list[dict[str, Any]]:
     """The records that the job's runs left in `_runs/`; none where there was nothing to do.
+
+    Args:
+        began_ms: when the job began, since 1970; what runs left before is of another job with this id, as a
+            head that was built anew counts from 1 again. None: not known.
 
     Raises:
         TableError: the output cannot be read from here.
@@ -397,7 +433,11 @@ def runs_of(out: str, submission_id: str) -> list[dict[str, Any]]:
     store = Store(out)
     if store.is_local and not os.path.isdir(store.root):
         raise TableError(f"{store.root}: not to be seen from here")
-    return [record for record in read_runs(store) if record.get("job_id") == submission_id]
+    mine = [record for record in read_runs(store) if record.get("job_id") == submission_id]
+    if not began_ms:
+        return mine
+    since = began_ms / 1000 - _CLOCK_S
+    return [r for r in mine if datetime.fromisoformat(r["started_at"]).timestamp() >= since]
 
 
 def is_refused(job: Any) -> bool:

@@ -9,7 +9,9 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
+import aiohttp
 import pandas as pd
 import pytest
 import yaml
@@ -19,7 +21,7 @@ from jobs import submit as cluster
 from jobs.cli import app
 from jobs.cli_cluster import _request
 from jobs.plan import result_digest_of
-from jobs.submit import Request
+from jobs.submit import Request, SubmitError, TokenError
 from pipeline.config import ConfigError, load_config
 from pipeline.sources import InputError
 from pipeline.tables.lease import lease
@@ -117,6 +119,51 @@ def test_one_that_succeeded_is_left_alone_and_said_so(first, head, lake):
     assert "a job with other inputs or another output; expected another --name" in other.stderr
 
 
+@pytest.mark.parametrize("what", ["connect", "submit", "wait"])
+def test_retries_are_for_a_head_that_does_not_answer_too(first, head, lake, monkeypatch, what):
+    out, done = first
+    errors, real = [SubmitError("nobody answers")], getattr(cluster, what)
+
+    def fails_once(*args, **kwargs):
+        if errors:
+            raise errors.pop()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(cluster, what, fails_once)
+    monkeypatch.setattr("jobs.retry.pause_s", lambda _: 0.0)
+    again = submit(head, lake, out, "--name", "nightly", "--retries", "1")
+    assert again.returncode == 3, again.stderr
+    assert again.stderr.count("nobody answers; again in 0 s") == 1
+    assert f"nothing submitted: {id_of(done)}" in again.stderr
+
+
+def test_a_refused_token_is_not_tried_again(head, lake, tmp_path, monkeypatch):
+    n_tries = []
+
+    def refuse(address):
+        n_tries.append(address)
+        raise TokenError("it refuses the token")
+
+    monkeypatch.setattr(cluster, "connect", refuse)
+    done = submit(head, lake, tmp_path, "--retries", "3")
+    assert done.returncode == 1
+    assert len(n_tries) == 1
+
+
+def test_who_asks_for_what_a_success_has_left_begins_another_attempt(first, head, lake):
+    out, done = first
+    with lease(Store(str(out)), "run", "of-a-person"):
+        asked = ("--name", "nightly", "--retry-failures", "--wait", "600")
+        new = submit(head, lake, out, *asked, "--no-wait", "--json")
+        told = json.loads(new.stdout)
+        assert (told["how"], told["attempt"]) == ("new", 2)
+        assert told["submission_id"] == f"{id_of(done)[:-1]}2"
+        reeltable(head, "submit", "stop", told["submission_id"])
+    assert request(options=("--force",)).asks_again
+    assert request(options=("--since", "2026-01-01")).asks_again
+    assert not request(options=("--catch-up",)).asks_again
+
+
 def test_one_that_runs_is_attached_to_stopped_and_then_attempted_again(first, head, lake):
     out, _ = first
     store = Store(str(out))
@@ -131,6 +178,10 @@ def test_one_that_runs_is_attached_to_stopped_and_then_attempted_again(first, he
             assert time.monotonic() < deadline
         attached = submit(head, lake, out, "--name", "held", "--no-wait", "--wait", "600")
         assert f"attached to {submission_id}" in attached.stderr
+        assert "warning: held-" not in attached.stderr
+        other = submit(head, lake, out, "--name", "held", "--no-wait", "--wait", "700", "--json")
+        assert json.loads(other.stdout)["how"] == "running"
+        assert f"warning: {submission_id}: was submitted with other options" in other.stderr
         stopped = reeltable(head, "submit", "stop", submission_id, "--json")
         assert json.loads(stopped.stdout) == {"submission_id": submission_id, "status": "STOPPED"}
     again = submit(head, lake, out, "--name", "held")
@@ -178,6 +229,44 @@ def test_a_wrong_token_no_token_and_nobody_there_are_told_apart(head):
     no_job = reeltable(head, "submit", "logs", "no-such-job")
     assert no_job.returncode == 1
     assert "Traceback" not in no_job.stderr
+    followed = reeltable(head, "submit", "logs", "no-such-job", "--follow")
+    assert (followed.returncode, followed.stderr) == (1, no_job.stderr)
+
+
+class Streams:
+    """A client whose stream of a job's log breaks once."""
+
+    def __init__(self):
+        self.n_streams = 0
+
+    def get_job_info(self, _):
+        return SimpleNamespace(status="SUCCEEDED" if self.n_streams > 1 else "RUNNING")
+
+    async def tail_job_logs(self, _):
+        self.n_streams += 1
+        yield "one\n"
+        if self.n_streams == 1:
+            raise aiohttp.ClientPayloadError
+        yield "two\n"
+
+
+def test_a_stream_of_logs_that_breaks_goes_on_where_it_was(monkeypatch):
+    monkeypatch.setattr(cluster, "pause_s", lambda _: 0.0)
+    told = []
+    job = cluster.wait(Streams(), "http://head:8265", "a-job", lambda _: None, told.append)
+    assert job.status == "SUCCEEDED"
+    assert told == ["one\n", "two\n"]
+
+
+def test_what_an_earlier_job_of_the_same_id_recorded_does_not_count(tmp_path):
+    (tmp_path / "_runs").mkdir()
+    for day in ("30", "31"):
+        record = {"job_id": "nightly-1", "started_at": f"2026-01-{day}T02:00:00+00:00"}
+        (tmp_path / "_runs" / f"{day}.json").write_text(json.dumps(record))
+    began_ms = 1_769_824_830_000  # 02:00:30 of the 31st, by a clock that is fast
+    (own,) = cluster.runs_of(str(tmp_path), "nightly-1", began_ms)
+    assert own["started_at"].startswith("2026-01-31")
+    assert len(cluster.runs_of(str(tmp_path), "nightly-1")) == 2
 
 
 def test_no_secret_is_in_ids_logs_records_tables_or_what_the_cluster_shows(first, head, monkeypatch):
