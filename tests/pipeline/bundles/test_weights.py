@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -156,9 +157,18 @@ def test_yamnet_equals_the_graph_with_its_rounding_taken_out(onnx_graph, tmp_pat
     np.testing.assert_allclose(ours, theirs, atol=2e-3, rtol=1e-3)
 
 
-def test_yamnet_agrees_with_the_quantised_graph_to_two_of_its_steps(onnx_graph, tmp_path):
-    """On the same patches: the median difference is below two int8 steps of the output, one for its own
-    rounding and one for that of the layers before; where kernels saturate it is 2.4."""
+def has_vnni():
+    """Whether onnxruntime's int8 kernels add up in 32 bits; else they saturate at 16: another answer."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False
+    return bool({"avx512_vnni", "avx_vnni"} & set(flags))
+
+
+@pytest.mark.skipif(not has_vnni(), reason="no VNNI here: int8 kernels saturate")
+def test_yamnet_agrees_with_the_quantised_graph_to_its_step(onnx_graph, tmp_path):
+    """On the same patches: the median difference is below one int8 step of the output."""
     import onnxruntime
 
     values = {t.name: t for t in onnx_graph.graph.initializer}
@@ -169,10 +179,7 @@ def test_yamnet_agrees_with_the_quantised_graph_to_two_of_its_steps(onnx_graph, 
         return float(onnx.numpy_helper.to_array(values[name]))
 
     step, zero = scalar("audio_scale"), scalar("audio_zero_point")
-    options = onnxruntime.SessionOptions()
-    # As it is written: the int8 kernels that it would be fused into saturate where a processor has no VNNI.
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(onnx_graph.SerializeToString(), options)
+    session = onnxruntime.InferenceSession(onnx_graph.SerializeToString())
     patches = sound_patches(tmp_path).numpy()
     rounded = np.clip(np.round(patches / step + zero), 0, 255).astype(np.uint8)
     theirs = np.concatenate([session.run(None, {"audio": p[None, None]})[0] for p in rounded])
@@ -182,7 +189,7 @@ def test_yamnet_agrees_with_the_quantised_graph_to_two_of_its_steps(onnx_graph, 
     with torch.inference_mode():
         ours = loaded_yamnet().classify(same)[0].numpy()
     in_range = (ours > -out_zero * out_step) & (ours < (255 - out_zero) * out_step)
-    assert np.median(np.abs(ours - theirs)[in_range]) < 2 * out_step
+    assert np.median(np.abs(ours - theirs)[in_range]) < out_step
 
 
 def test_safetensors_are_read(tmp_path):

@@ -104,7 +104,7 @@ def test_compaction_keeps_every_row_once_and_vacuum_takes_the_rest(store):
     assert compact(store, DAY).n_files_after == 2, "nothing left to merge"
 
 
-@pytest.mark.parametrize("n_checks", [0, 1, 2])
+@pytest.mark.parametrize("n_checks", [0, 1, 2, 3])
 @pytest.mark.parametrize("work", [compact, vacuum, forget])
 def test_whoever_lost_the_output_changes_nothing_more(store, work, n_checks):
     for k in range(3):
