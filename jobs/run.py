@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _WRITE_CPUS = 0.25  # left to the tasks that write
 _POLL_S = 0.5
 _LEAST_ROOM_BYTES = 256 * 2**20
-_IDLE_WORKERS = 4  # processes that wait for the next task
+_IDLE_WORKERS = 1  # process that waits for the next task
 _LAST_WORD_S = 5.0  # of a watcher whose cluster has failed
 _MOST_CALLS = 8  # of an encoder at once
 
@@ -320,9 +320,14 @@ def _pipeline(
         n_cpus = _cpus_that_decode(n_cpus, ray.nodes(), config.run.decode_labels)
     workers = decoders(n_cpus, uses_gpu, config)
     n_calls = 1 if uses_gpu else _calls_at_once(plan.bundle, ray.nodes())
-    room_bytes = _room_bytes(config, workers[0], n_calls)
-    limits = ray.data.ExecutionResources.for_limits(object_store_memory=room_bytes)
-    ray.data.DataContext.get_current().execution_options.resource_limits = limits
+    # Blocks that a decoder may be ahead of what is taken from it. With a GPU decoders are the slow side and
+    # wait for nobody; without one they wait, and Ray begins no task of theirs where those find no room.
+    ahead = 2 if uses_gpu else 1
+    context = ray.data.DataContext.get_current()
+    context._max_num_blocks_in_streaming_gen_buffer = ahead
+    context.execution_options.resource_limits = ray.data.ExecutionResources.for_limits(
+        object_store_memory=_room_bytes(config, n_calls, ahead * workers[0])
+    )
     decode_stage, encode_stage = stages or (DecodeStage, EncodeStage)
     rate_hz = plan.bundle.sample_rate_hz
     clips = decoded(list(plan.todo), config, rate_hz, workers, watcher, decode_stage)
@@ -399,14 +404,18 @@ def _calls_at_once(bundle: BundleSpec, nodes: list[dict[str, Any]]) -> int:
     return min(_MOST_CALLS, int(least)) if is_stateless(bundle) else 1
 
 
-def _room_bytes(config: Config, n_decoders: int, n_calls: int) -> int:
-    """Of decoded units that may wait, so that a long run takes no more memory than a short one. Ray lets a
-    stage fill a third of it: with half of this encoders waited for decoders, and more gave nothing."""
+def _room_bytes(config: Config, n_calls: int, n_ahead: int) -> int:
+    """Of decoded units that may wait, so that a long run takes no more memory than a short one; Ray lets a
+    stage fill a third of it. With less encoders waited for decoders, and more gave nothing.
+
+    Args:
+        n_ahead: blocks that decoders may be ahead, all together.
+    """
     clips, run = config.clips, config.run
     n_pictures = clips.unit_s / clips.stride_s * clips.frames_per_clip
     unit_bytes = n_pictures * clips.short_side_px**2 * 16 / 9 * 3
-    n_units = 3.5 * ((run.encode_workers or 1) * max(run.units_per_batch, n_calls) + n_decoders)
-    return max(_LEAST_ROOM_BYTES, round(n_units * unit_bytes))
+    n_encode = (run.encode_workers or 1) * (max(run.units_per_batch, n_calls) + 1)
+    return max(_LEAST_ROOM_BYTES, round(1.5 * (n_encode + n_ahead + 1) * unit_bytes))
 
 
 def _cpus_that_decode(n_cpus: float, nodes: list[dict[str, Any]], labels: dict[str, str]) -> float:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +33,7 @@ UNIT = pa.schema([("unit", pa.string())])
 DECODE = "pipeline.understand:decode_packed"
 # Of decoded units that go on together: a long one alone, short ones at once, some five clips by default.
 _BLOCK_BYTES = 16 * 2**20
+_LAST_UNITS = 16  # at least, that are decoded in the order of their lengths
 
 
 def unit_table(units: list[Unit]) -> pa.Table:
@@ -88,13 +90,12 @@ def decoded(
     watcher: Any,
     stage: type[DecodeStage] = DecodeStage,
 ) -> ray.data.Dataset:
-    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task; long ones first, so that all
-    workers are done at about one time.
+    """Units as a lazy Ray Data set of `DECODED` rows, some small units to a task.
 
     Args:
         workers: how many decode, and the CPUs that Ray keeps for each.
     """
-    table = unit_table(sorted(units, key=lambda unit: -(planned_length_s(unit) or 0.0)))
+    table = unit_table(short_ones_last(units))
     n_decoders, cpus = workers
     share = max(1, min(16, len(table) // (n_decoders * 8)))
     blocks = [table.slice(i, share) for i in range(0, len(table), share)]
@@ -109,6 +110,15 @@ def decoded(
         label_selector=config.run.decode_labels or None,
         **restarts(config),
     )
+
+
+def short_ones_last(units: list[Unit]) -> list[Unit]:
+    """In their order, but the shortest at the end, long to short, so that all workers are done at about one
+    time. Were all sorted so, those that take most room would lie there together."""
+    lengths_s = [planned_length_s(unit) for unit in units]  # None: it may be long
+    by_length = sorted(range(len(units)), key=lambda k: -(inf if (s := lengths_s[k]) is None else s))
+    n_first = max(0, len(units) - max(_LAST_UNITS, len(units) // 8))
+    return [units[k] for k in sorted(by_length[:n_first]) + by_length[n_first:]]
 
 
 def restarts(config: Config) -> dict[str, Any]:

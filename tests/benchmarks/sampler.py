@@ -37,6 +37,7 @@ class Taken:
     )
     spilled_mb: float = 0.0
     history: list[tuple[float, dict[str, float]]] = field(default_factory=list)  # seconds, `cpu_s` then
+    looks_s: float = 0.0  # CPU of looking, which the command lacked
 
     def cpu_s_at(self, seconds: float) -> dict[str, float]:
         """CPU seconds by role, as long after the command's begin."""
@@ -55,6 +56,7 @@ class Sampler:
         self.shared_peak_mb = self.spilled_mb = 0.0
         self.began = time.perf_counter()
         self.history: list[tuple[float, dict[int, float]]] = []
+        self.looks_s = 0.0
 
     def look(self) -> None:
         for pid, line in ({self.pid: ""} | descendants(self.pid)).items():
@@ -72,6 +74,7 @@ class Sampler:
         spilled = sum(f.stat().st_size for f in self.spill.glob("session_*/ray_spilled_objects*/*"))
         self.spilled_mb = max(self.spilled_mb, spilled / 2**20)
         self.history.append((time.perf_counter() - self.began, dict(self.cpu_s)))
+        self.looks_s = time.thread_time()
 
     def _role(self, pid: int) -> str:
         return [*ROLES.values(), "driver"][self.ranks[pid]]
@@ -87,6 +90,7 @@ class Sampler:
         taken = Taken(wall_s, self._by_role(self.cpu_s))
         taken.history = [(at, self._by_role(then)) for at, then in self.history]
         taken.shared_peak_mb, taken.spilled_mb = self.shared_peak_mb, self.spilled_mb
+        taken.looks_s = self.looks_s
         for pid, mb in self.peak_mb.items():
             taken.peak_mb[self._role(pid)] = max(taken.peak_mb.get(self._role(pid), 0.0), mb)
         return taken
