@@ -3,7 +3,7 @@
     make soak-cluster
 
     a node     of three on this machine dies by SIGKILL in the middle of a run and another joins: the run ends;
-               in a last round all CPUs were taken and none joins
+               in a last round all CPUs are taken, one that decodes dies and none joins
     the head   dies with its whole cluster; the job is submitted again to a new one and goes on where it stopped
 
 All rows of all tables are compared, run ids and times aside. The last line is JSON.
@@ -91,6 +91,15 @@ class Nodes:
             found[node] = " ".join(stage for stage in STAGES if stage in lines)
         return found
 
+    def wait_for(self, wanted: str, run: subprocess.Popen[bytes]) -> None:
+        """Until a node but the head is at it, and for a moment more, so that it has begun its work."""
+        started = time.monotonic()
+        while not any(wanted in stage for stage in self.stages().values()):
+            assert run.poll() is None, f"the run ended before any node came to {wanted}"
+            assert time.monotonic() - started < _DEADLINE_S
+            time.sleep(0.1)
+        time.sleep(2)
+
     def kill(self, rng: random.Random, wanted: str) -> str:
         """Kill a node, if there is one that does `wanted`; what it was doing."""
         doing = self.stages()
@@ -147,7 +156,10 @@ def lose_nodes(folder: Path, n_videos: int, n_rounds: int) -> dict[str, Any]:
             out = folder / f"round{round_}"
             run = begin(nodes, lake, out, _FULL if is_last else ())
             try:
-                wait_for_commits(run, out, rng.randint(1, max(1, n_commits(quiet) // 2)))
+                if is_last:
+                    nodes.wait_for(STAGES[0], run)
+                else:
+                    wait_for_commits(run, out, rng.randint(1, max(1, n_commits(quiet) // 2)))
                 what = nodes.kill(rng, STAGES[0 if is_last else round_ % len(STAGES)])
                 if not is_last:
                     nodes.add()
