@@ -115,8 +115,9 @@ def decoded(
 def short_ones_last(units: list[Unit]) -> list[Unit]:
     """In their order, but the shortest at the end, long to short, so that all workers are done at about one
     time. Were all sorted so, those that take most room would lie there together."""
-    lengths_s = [planned_length_s(unit) for unit in units]  # None: it may be long
-    by_length = sorted(range(len(units)), key=lambda k: -(inf if (s := lengths_s[k]) is None else s))
+    # One that no header tells may be long.
+    lengths_s = [inf if (s := planned_length_s(unit)) is None else s for unit in units]
+    by_length = sorted(range(len(units)), key=lambda k: -lengths_s[k])
     n_first = max(0, len(units) - max(_LAST_UNITS, len(units) // 8))
     return [units[k] for k in sorted(by_length[:n_first]) + by_length[n_first:]]
 

@@ -5,7 +5,7 @@
 peers      the same clips, the same network (X3D-S) and one machine: a sequential script with pytorchvideo's
            `EncodedVideo`, and a Ray Data job of `flat_map` and `map_batches`; clips a second, start included
 overhead   of a run of 500 clips with the embedded bundle: wall × cores, less the CPU of decoding and encoding,
-           less start and what this measurement took itself; where it goes, by process
+           less start; where it goes, by process
 memory     of 100 clips and of 1,000: each role's largest process, objects between stages, spilled bytes
 scaling    the same work on one CPU and on two, against one and two bare processes that only decode
 
@@ -134,8 +134,7 @@ def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
     imports = {role: cpu_s_of(code) for role, code in _IMPORTS.items()}
     work = {role: taken.cpu_s[role] - imports[role] for role in imports}
     start_s = record["plan_s"] + record["start_s"] + taken.wall_s - record["wall_s"]
-    looks_s = taken.looks_s * (1 - start_s / taken.wall_s)  # which the run did not have
-    whole = (taken.wall_s - start_s) * cores - looks_s
+    whole = (taken.wall_s - start_s) * cores
     # Of the time after the start alone: decoding begins before it ends, the encoder's imports may end after it.
     before = taken.cpu_s_at(start_s)
     late_imports = max(0.0, imports["encode"] - before.get("encode", 0.0))
@@ -151,8 +150,8 @@ def overhead(folder: Path, n_clips: int) -> dict[str, Any]:
         "decode_cpu_s": round(work["decode"], 1),
         "encode_cpu_s": round(work["encode"], 1),
         "other_cpu_s": _others(taken.cpu_s),
-        "looks_s": round(taken.looks_s, 1),
-        "idle_s": round(taken.wall_s * cores - sum(taken.cpu_s.values()) - taken.looks_s, 1),
+        "looks_s": round(taken.looks_s, 1),  # of this measurement, among what is idle
+        "idle_s": round(taken.wall_s * cores - sum(taken.cpu_s.values()), 1),
         "after_start": {"other_cpu_s": _others(later), "idle_s": round(idle_after_s, 1)},
         "overhead_share": round(1 - sum(work.values()) / whole, 3),
         "overhead_share_after_start": round(1 - after / (whole - late_imports), 3),

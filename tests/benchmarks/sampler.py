@@ -37,7 +37,7 @@ class Taken:
     )
     spilled_mb: float = 0.0
     history: list[tuple[float, dict[str, float]]] = field(default_factory=list)  # seconds, `cpu_s` then
-    looks_s: float = 0.0  # CPU of looking, which the command lacked
+    looks_s: float = 0.0  # CPU that the looks took, which the command lacked
 
     def cpu_s_at(self, seconds: float) -> dict[str, float]:
         """CPU seconds by role, as long after the command's begin."""

@@ -40,4 +40,4 @@ def test_a_unit_whose_length_no_header_tells_is_not_left_to_the_end():
 
 def test_ray_knows_how_far_a_decoder_may_be_ahead():
     """A run sets it, and its name is Ray's own: a Ray without it would keep more and say nothing."""
-    assert hasattr(ray.data.DataContext.get_current(), "_max_num_blocks_in_streaming_gen_buffer")
+    assert hasattr(ray.data.DataContext(), "_max_num_blocks_in_streaming_gen_buffer")

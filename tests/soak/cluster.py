@@ -161,7 +161,11 @@ def lose_nodes(folder: Path, n_videos: int, n_rounds: int) -> dict[str, Any]:
                 else:
                     wait_for_commits(run, out, rng.randint(1, max(1, n_commits(quiet) // 2)))
                 what = nodes.kill(rng, STAGES[0 if is_last else round_ % len(STAGES)])
-                if not is_last:
+                if is_last:
+                    assert STAGES[0] in what, (
+                        f"the node that died did {what}, where {STAGES[0]} was wanted"
+                    )
+                else:
                     nodes.add()
             except BaseException:
                 run.kill()
